@@ -1,0 +1,32 @@
+"""Matrix-free spectra of the expected pullback metric of an encoder."""
+
+from .eigen import ConvergenceWarning, EigenPairs, RankWarning, eigsh
+from .maps import Map, as_map
+from .operators import (
+    JacobianOperator,
+    PullbackMetric,
+    expected_metric,
+    jacobian,
+    sampled_metric,
+)
+from .scores import Scores, score
+from .traces import Estimate, entropy, trace
+
+__all__ = [
+    "ConvergenceWarning",
+    "EigenPairs",
+    "Estimate",
+    "JacobianOperator",
+    "Map",
+    "PullbackMetric",
+    "RankWarning",
+    "Scores",
+    "as_map",
+    "eigsh",
+    "entropy",
+    "expected_metric",
+    "jacobian",
+    "sampled_metric",
+    "score",
+    "trace",
+]

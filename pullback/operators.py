@@ -1,0 +1,351 @@
+"""Linear operators that know their products, not their entries: Jacobian and pullback metric.
+
+Rules of linear_operator that shape this file: positional arguments are what batch operations act
+on; every tensor that autograd may want is an argument; ``__init__`` runs again for each product.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from linear_operator import LinearOperator, to_linear_operator
+from linear_operator.operators import IdentityLinearOperator, KroneckerProductLinearOperator
+from torch import Tensor
+
+from .maps import Map, as_map
+from .probes import SampleStreams, as_generator
+from .products import MAX_BLOCK, LastLinearization, Linearization
+
+Encoder = Map | Callable[..., Any]
+_PREFIX = "parameter."
+
+
+def jacobian(fn: Encoder, x: Tensor, *, batch_dims: int = 1) -> "JacobianOperator":
+    """The Jacobian of the stacked map F = [μ; σ] (of μ alone if ``fn`` is deterministic) at x.
+
+    Args:
+        fn: a map (see :func:`pullback.as_map`), or a callable returning a tensor or distribution.
+        x: ``(*batch, *event)`` with ``batch_dims`` leading batch dimensions.
+        batch_dims: 1 for the usual ``(B, *event)``; 0 for a single sample without batch dimension.
+
+    Returns:
+        An operator of shape ``(*batch, 2d, N)``, or ``(*batch, d, N)``, with N the size of an event
+        and d that of the mean.
+
+    Raises:
+        TypeError, ValueError: see :meth:`pullback.maps.Map.check`.
+    """
+    return _jacobian(fn, x, batch_dims, None)
+
+
+def expected_metric(
+    encoder: Encoder, x: Tensor, decoder: Encoder | None = None, *, batch_dims: int = 1
+) -> "PullbackMetric":
+    """G = J_μᵀ M J_μ + J_σᵀ M J_σ, the pullback metric expected over the encoder's noise.
+
+    M is the identity (Khan & Storkey 2023, Eq. 4) or, with a decoder, the decoder's own expected
+    pullback metric at z = μ(x) (Eq. 11, Appendix B; a deterministic decoder has no J_σ term).
+
+    Args:
+        encoder: a map (see :func:`pullback.as_map`), or a callable returning a tensor or
+            distribution.
+        x: ``(*batch, *event)`` with ``batch_dims`` leading batch dimensions.
+        decoder: likewise; it takes the encoder's mean.
+        batch_dims: 1 for the usual ``(B, *event)``; 0 for a single sample without batch dimension.
+
+    Returns:
+        An operator of shape ``(*batch, N, N)``, N the size of an event.
+
+    Raises:
+        TypeError, ValueError: see :meth:`pullback.maps.Map.check`.
+    """
+    encoder = as_map(encoder)
+    J = _jacobian(encoder, x, batch_dims, None)
+    if decoder is None:
+        return PullbackMetric(J)
+    batch, event = x.shape[:batch_dims], x.shape[batch_dims:]
+    mean, std = encoder(x.reshape(-1, *event))
+    weight: LinearOperator = expected_metric(
+        decoder, mean.reshape(*batch, *mean.shape[1:]), batch_dims=batch_dims
+    )
+    if std is not None:
+        both = IdentityLinearOperator(2, batch_shape=batch, dtype=x.dtype, device=x.device)
+        weight = KroneckerProductLinearOperator(both, weight)
+    return PullbackMetric(J, weight)
+
+
+def sampled_metric(
+    encoder: Encoder, x: Tensor, *, generator: torch.Generator | None = None, batch_dims: int = 1
+) -> "PullbackMetric":
+    """G_ε = (J_μ + ε⊙J_σ)ᵀ(J_μ + ε⊙J_σ) for one draw of ε ~ N(0, I) per sample (Sec. 3.1).
+
+    Its expectation is :func:`expected_metric`. Arguments and errors as there; ``generator`` seeds
+    ε (without one, the seed is 0), and a sample's ε does not depend on the batch it comes in.
+    """
+    return PullbackMetric(_jacobian(encoder, x, batch_dims, as_generator(generator)))
+
+
+def _jacobian(
+    fn: Encoder, x: Tensor, batch_dims: int, generator: torch.Generator | None
+) -> "JacobianOperator":
+    fn = as_map(fn)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch tensor, got {type(x).__name__}")
+    if not 0 <= batch_dims < max(x.ndim, 1):
+        raise ValueError(f"batch_dims={batch_dims} leaves no event in x of shape {tuple(x.shape)}")
+    batch, event = x.shape[:batch_dims], x.shape[batch_dims:]
+    samples = x.reshape(batch.numel(), *event)
+    signature = fn.check(samples)
+    num_outputs = signature.num_outputs
+    noise: tuple[Tensor, ...] = ()
+    if generator is not None and signature.stochastic:
+        num_outputs = signature.mean_shape.numel()
+        drawn = SampleStreams(len(samples), generator).normal(num_outputs, like=x)
+        noise = (drawn.reshape(*batch, num_outputs),)
+    return JacobianOperator(
+        x.reshape(*batch, event.numel()),
+        *noise,
+        fn=fn,
+        event_shape=event,
+        num_outputs=num_outputs,
+        **{_PREFIX + name: tensor for name, tensor in fn.tensors().items()},
+    )
+
+
+class JacobianOperator(LinearOperator):
+    """The Jacobian of a map at x, ``(*batch, M, N)``; products are a JVP and, transposed, a VJP.
+
+    Made by :func:`jacobian`. M counts the entries of [μ; σ], or of μ if the map is deterministic,
+    or of the sample μ + ε⊙σ if ``noise`` is given.
+
+    Args:
+        x: ``(*batch, N)``, the base point, flattened.
+        noise: ``(*batch, M)``, ε; or nothing.
+        fn: the map.
+        event_shape: the shape of an event before flattening; it has N entries.
+        num_outputs: M.
+        transposed: whether this is Jᵀ.
+        memory: shared between an operator and those derived from it; holds the linearisation.
+        tensors: the map's parameters and buffers, by name, with the prefix ``"parameter."``.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        noise: Tensor | None = None,
+        *,
+        fn: Map,
+        event_shape: torch.Size,
+        num_outputs: int,
+        transposed: bool = False,
+        memory: LastLinearization | None = None,
+        **tensors: Tensor,
+    ) -> None:
+        memory = memory or LastLinearization()
+        super().__init__(
+            *((x,) if noise is None else (x, noise)),
+            fn=fn,
+            event_shape=event_shape,
+            num_outputs=num_outputs,
+            transposed=transposed,
+            memory=memory,
+            **tensors,
+        )
+        self.x, self.noise, self.fn, self.memory = x, noise, fn, memory
+        self.event_shape, self.num_outputs, self.transposed = event_shape, num_outputs, transposed
+        self.tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+
+    def _size(self) -> torch.Size:
+        *batch, n = self.x.shape
+        return torch.Size((*batch, *((n, self.num_outputs)[:: 1 if self.transposed else -1])))
+
+    def _transpose_nonbatch(self) -> "JacobianOperator":
+        return self.__class__(*self._args, **self._kwargs | {"transposed": not self.transposed})
+
+    def _expand_batch(self, batch_shape: torch.Size) -> "JacobianOperator":
+        args = [arg.expand(*batch_shape, arg.shape[-1]) for arg in self._args]
+        return self.__class__(*args, **self._kwargs)
+
+    def _matmul(self, rhs: Tensor) -> Tensor:
+        if rhs.ndim == 1:
+            return self._matmul(rhs.unsqueeze(-1)).squeeze(-1)
+        linearization = self._linearization()
+        product = linearization.vjp if self.transposed else linearization.jvp
+        return _with_batch_as_columns(product, rhs, self.batch_shape)
+
+    def _linearization(self) -> Linearization:
+        sources = [self.x, *([] if self.noise is None else [self.noise]), *self.tensors.values()]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in sources):
+            return Linearization(self._stacked(self.tensors), self._flat_x(), differentiable=True)
+        detached = {name: tensor.detach() for name, tensor in self.tensors.items()}
+        return self.memory.get(
+            sources, lambda: Linearization(self._stacked(detached), self._flat_x())
+        )
+
+    def _flat_x(self) -> Tensor:
+        return self.x.reshape(-1, self.x.shape[-1])
+
+    def _stacked(self, tensors: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
+        """F as a function ``(B, N) → (B, M)``."""
+
+        def stacked(x: Tensor) -> Tensor:
+            mean, std = self.fn(x.reshape(-1, *self.event_shape), tensors)
+            if std is None:
+                return mean.flatten(1)
+            if self.noise is None:
+                return torch.cat([mean.flatten(1), std.flatten(1)], dim=1)
+            return mean.flatten(1) + self.noise.reshape(len(x), -1) * std.flatten(1)
+
+        return stacked
+
+    def to_dense(self) -> Tensor:
+        """The matrix itself, ``(*batch, M, N)``, from M VJPs or N JVPs, whichever are fewer."""
+        rows, columns = self.shape[-2:]
+        if rows < columns:
+            return self.mT._matmul(_identity(self, rows)).mT
+        return self._matmul(_identity(self, columns))
+
+    def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch: Tensor) -> Tensor:
+        return _entries(self, row_index, col_index, batch)
+
+
+class PullbackMetric(LinearOperator):
+    """Jᵀ M J, ``(*batch, N, N)``: the pullback of the metric M along a map with Jacobian J.
+
+    Made by :func:`expected_metric` or :func:`sampled_metric`, or composed by hand.
+
+    Args:
+        jacobian: any linear operator ``(*batch, M, N)``; a tensor is taken as a dense one.
+        weight: symmetric positive semi-definite, ``(*batch, M, M)`` or broadcasting to it, a
+            linear operator or a tensor; the identity if absent.
+
+    Raises:
+        ValueError: the shapes do not match.
+    """
+
+    def __init__(
+        self, jacobian: LinearOperator | Tensor, weight: LinearOperator | Tensor | None = None
+    ) -> None:
+        jacobian = to_linear_operator(jacobian)
+        if weight is None:
+            super().__init__(jacobian)
+        else:
+            square = (jacobian.shape[-2],) * 2
+            if weight.shape[-2:] != square:
+                raise ValueError(
+                    f"the weight must have shape (..., {square[0]}, {square[0]}) for a Jacobian "
+                    f"of shape {tuple(jacobian.shape)}, got {tuple(weight.shape)}"
+                )
+            weight = to_linear_operator(weight)
+            if weight.batch_shape != jacobian.batch_shape:
+                weight = weight.expand(*jacobian.batch_shape, *square)
+            super().__init__(jacobian, weight)
+        self.jacobian, self.weight = jacobian, weight
+
+    def _size(self) -> torch.Size:
+        return torch.Size((*self.jacobian.batch_shape, *(self.jacobian.shape[-1],) * 2))
+
+    def _transpose_nonbatch(self) -> "PullbackMetric":
+        # The values are symmetric; a gradient with respect to the weight's entries is not.
+        return self if self.weight is None else self.__class__(self.jacobian, self.weight.mT)
+
+    def _expand_batch(self, batch_shape: torch.Size) -> "PullbackMetric":
+        return self.__class__(*(arg._expand_batch(batch_shape) for arg in self._args))
+
+    def _matmul(self, rhs: Tensor) -> Tensor:
+        if rhs.ndim == 1:
+            return self._matmul(rhs.unsqueeze(-1)).squeeze(-1)
+        # The images J v of many columns at once would be a large tensor if J has many rows.
+        batch = torch.broadcast_shapes(self.batch_shape, rhs.shape[:-2])
+        width = max(1, MAX_BLOCK // (batch.numel() * self.jacobian.shape[-2]))
+        parts = [
+            self.jacobian._t_matmul(self._weighted(self.jacobian._matmul(block)))
+            for block in rhs.split(width, dim=-1)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def _weighted(self, columns: Tensor) -> Tensor:
+        return columns if self.weight is None else self.weight._matmul(columns)
+
+    def _diagonal(self) -> Tensor:
+        rows, columns = self.jacobian.shape[-2:]
+        diagonal: Tensor | float = 0.0
+        if rows < columns:
+            for block in _identity_blocks(self, rows):
+                J = self.jacobian._t_matmul(block)
+                MJ = J if self.weight is None else self.jacobian._t_matmul(self._weighted(block))
+                diagonal = diagonal + (J * MJ).sum(-1)
+            return diagonal
+        parts = []
+        for block in _identity_blocks(self, columns):
+            J = self.jacobian._matmul(block)
+            parts.append((J * self._weighted(J)).sum(-2))
+        return torch.cat(parts, dim=-1)
+
+    def trace(self) -> Tensor:
+        """The exact trace, ``(*batch,)``, from M VJPs or N JVPs, whichever are fewer.
+
+        :func:`pullback.trace` estimates it with fewer products.
+        """
+        return self._diagonal().sum(-1)
+
+    def to_dense(self) -> Tensor:
+        """The matrix itself, ``(*batch, N, N)``: for tests and small N."""
+        J = self.jacobian.to_dense()
+        return J.mT @ self._weighted(J)
+
+    def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch: Tensor) -> Tensor:
+        return _entries(self, row_index, col_index, batch)
+
+
+def _with_batch_as_columns(
+    product: Callable[[Tensor], Tensor], rhs: Tensor, batch: torch.Size
+) -> Tensor:
+    """Apply a product that knows ``(B, n, C)`` only, B = batch.numel(), to any broadcasting rhs.
+
+    Batch dimensions that the operator does not have are further columns: its primal work is
+    not repeated for them.
+    """
+    target = torch.broadcast_shapes(batch, rhs.shape[:-2])
+    own = (1,) * (len(target) - len(batch)) + tuple(batch)
+    kept = [i for i, size in enumerate(target) if own[i] == size]
+    folded = [i for i, size in enumerate(target) if own[i] != size]
+    order = [*kept, len(target), *folded, len(target) + 1]
+    moved = rhs.expand(*target, *rhs.shape[-2:]).permute(order)
+    columns = moved.shape[len(kept) + 1 :]
+    result = product(moved.reshape(batch.numel(), rhs.shape[-2], columns.numel()))
+    result = result.reshape(*(target[i] for i in kept), result.shape[1], *columns)
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    return result.permute(inverse).contiguous()
+
+
+def _identity(operator: LinearOperator, size: int) -> Tensor:
+    return torch.eye(size, dtype=operator.dtype, device=operator.device)
+
+
+def _identity_blocks(operator: LinearOperator, size: int) -> Iterator[Tensor]:
+    """Columns of the identity, as many at a time as keep a product under MAX_BLOCK numbers."""
+    width = max(1, MAX_BLOCK // (operator.batch_shape.numel() * operator.shape[-1]))
+    index = torch.arange(size, device=operator.device)
+    for block in index.split(width):
+        unit = (index[:, None] == block).to(operator.dtype)
+        yield unit.expand(*operator.batch_shape, *unit.shape)
+
+
+def _entries(
+    operator: LinearOperator, row_index: Tensor, col_index: Tensor, batch: tuple[Tensor, ...]
+) -> Tensor:
+    """Single entries, from one product for each row that is asked for."""
+    row_index, col_index, *batch_index = torch.broadcast_tensors(row_index, col_index, *batch)
+    rows, position = row_index.unique(return_inverse=True)
+    width = max(1, MAX_BLOCK // (operator.batch_shape.numel() * max(operator.shape[-2:])))
+    result = torch.zeros(row_index.shape, dtype=operator.dtype, device=operator.device)
+    every_row = torch.arange(operator.shape[-2], device=operator.device)
+    for start in range(0, len(rows), width):
+        block = rows[start : start + width]
+        unit = (every_row[:, None] == block).to(operator.dtype)
+        product = operator._t_matmul(unit.expand(*operator.batch_shape, *unit.shape))
+        inside = (position >= start) & (position < start + width)
+        local = (position - start).clamp(0, len(block) - 1)
+        result = torch.where(inside, product[(*batch_index, col_index, local)], result)
+    return result

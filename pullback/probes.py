@@ -1,0 +1,41 @@
+"""Random vectors, one stream per sample, so that no result depends on how samples are batched."""
+
+import torch
+from torch import Tensor
+
+
+class SampleStreams:
+    """Independent normal vectors for each of ``batch`` samples.
+
+    One 63-bit seed per sample is drawn from ``generator``, in order: sample i of a data set gets
+    the same stream whatever the size of the batch that it comes in. Numbers are
+    drawn on the CPU, so they are the same on every device.
+    """
+
+    def __init__(self, batch: int, generator: torch.Generator) -> None:
+        seeds = draw_seeds(batch, generator).tolist()
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def normal(self, *shape: int, like: Tensor, where: Tensor | None = None) -> Tensor:
+        """Standard normal ``(batch, *shape)``, with the dtype and device of ``like``.
+
+        Samples outside ``where`` (``(batch,)`` bool) get zeros, and their streams stay put.
+        """
+        wanted = [True] * len(self._generators) if where is None else where.tolist()
+        drawn = [
+            torch.randn(shape, generator=g, dtype=torch.float64)
+            if draw
+            else torch.zeros(shape, dtype=torch.float64)
+            for g, draw in zip(self._generators, wanted, strict=True)
+        ]
+        return torch.stack(drawn).to(like)
+
+
+def draw_seeds(count: int, generator: torch.Generator) -> Tensor:
+    """``count`` seeds; drawing twice continues where the first draw ended."""
+    return torch.randint(2**63 - 1, (count,), generator=generator, device=generator.device).cpu()
+
+
+def as_generator(generator: torch.Generator | None) -> torch.Generator:
+    """The generator given, or a new one with seed 0."""
+    return torch.Generator().manual_seed(0) if generator is None else generator

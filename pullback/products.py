@@ -1,0 +1,116 @@
+"""J v and Jᵀ u of a function at a base point; the primal work is done once."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .finite import require_finite
+
+# Columns are taken together as long as one product's vectors stay under this many numbers:
+# enough to keep two cores busy, and less than one N×N matrix of an image worth the name.
+MAX_BLOCK = 2**19
+
+
+class Linearization:
+    """The derivative J of ``function`` at ``x``, for a batch of independent samples.
+
+    One forward pass is run and its graph kept. Jᵀu differentiates it backwards. J v differentiates
+    Jᵀu, which is linear in u, backwards once more (the double-backward trick of J. Townsend, "A new
+    trick for calculating Jacobian vector products", 2017), so every layer with a second
+    derivative works, whether or not it has a forward-mode formula.
+
+    Args:
+        function: ``(B, N) → (B, M)``, sample by sample.
+        x: ``(B, N)``, the base point.
+        differentiable: keep the graph of the products too, so that they can be differentiated
+            with respect to x and whatever else ``function`` depends on.
+
+    Raises:
+        ValueError: ``function`` returned NaN or infinite values.
+    """
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], x: Tensor, differentiable: bool = False
+    ) -> None:
+        self._differentiable = differentiable
+        # Fused attention kernels cannot be differentiated twice; the plain one can.
+        with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            if differentiable:
+                self._x = x if x.requires_grad else x.detach().requires_grad_()
+            else:
+                self._x = x.detach().clone().requires_grad_()
+            self._y = function(self._x)
+        require_finite(self._y, "the map returned NaN or infinite values")
+        # Jᵀu as a function of u, for `jvp`; made when first needed.
+        self._u: Tensor | None = None
+        self._transposed: Tensor | None = None
+
+    def vjp(self, u: Tensor) -> Tensor:
+        """Jᵀu: ``(B, M, C) → (B, N, C)``."""
+        return self._columnwise(self._y, self._x, u)
+
+    def jvp(self, v: Tensor) -> Tensor:
+        """J v: ``(B, N, C) → (B, M, C)``."""
+        if self._u is None or self._transposed is None:
+            with torch.inference_mode(False), torch.enable_grad():
+                self._u = torch.zeros_like(self._y).requires_grad_()
+                (self._transposed,) = torch.autograd.grad(
+                    self._y, self._x, self._u, create_graph=True, materialize_grads=True
+                )
+        return self._columnwise(self._transposed, self._u, v)
+
+    def _columnwise(self, outputs: Tensor, inputs: Tensor, columns: Tensor) -> Tensor:
+        """The vector-Jacobian product of ``outputs`` with respect to ``inputs``, by column."""
+        if not outputs.requires_grad or columns.shape[-1] == 0:
+            # A map that does not use its input, or a product that no longer depends on u.
+            return inputs.new_zeros(*inputs.shape, columns.shape[-1])
+        width = max(1, MAX_BLOCK // max(inputs.numel(), outputs.numel()))
+        products = [
+            self._block(outputs, inputs, block) for block in columns.movedim(-1, 0).split(width)
+        ]
+        return torch.cat(products).movedim(0, -1).contiguous()
+
+    def _block(self, outputs: Tensor, inputs: Tensor, block: Tensor) -> Tensor:
+        several = len(block) > 1
+        with torch.inference_mode(False), torch.enable_grad():
+            (product,) = torch.autograd.grad(
+                outputs,
+                inputs,
+                (block if several else block[0]).contiguous(),
+                retain_graph=True,
+                create_graph=self._differentiable,
+                is_grads_batched=several,
+                materialize_grads=True,
+            )
+        return product if several else product.unsqueeze(0)
+
+
+class LastLinearization:
+    """Remembers the latest linearisation, as long as the tensors it was made from stay as they are.
+
+    linear_operator makes an operator anew for each product, so what has to outlive a product
+    travels beside the tensors as a keyword argument: this object. A copy or a pickle starts empty.
+    """
+
+    def __init__(self) -> None:
+        self._key: Any = None
+        self._tensors: Sequence[Tensor] = ()
+        self._value: Linearization | None = None
+
+    def get(self, tensors: Sequence[Tensor], make: Callable[[], Linearization]) -> Linearization:
+        """The remembered linearisation if it was made from these tensors, else ``make()``."""
+        key = [(t.data_ptr(), t._version, t.shape, t.stride(), t.dtype, t.device) for t in tensors]
+        if self._value is None or key != self._key:
+            self._value = make()
+            # Held, so that their memory is not given to other tensors.
+            self._key, self._tensors = key, tensors
+        return self._value
+
+    def __reduce__(self) -> tuple:
+        return LastLinearization, ()
+
+    def __deepcopy__(self, memo: dict) -> "LastLinearization":
+        return LastLinearization()

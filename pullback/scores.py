@@ -1,0 +1,126 @@
+"""All robustness scores of a batch of inputs from one run of an eigensolver."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .eigen import EigenPairs, Spectrum, check_arguments, solve, warn_of_doubts
+from .operators import Encoder, expected_metric
+from .probes import SampleStreams, as_generator
+from .traces import accurate_entropies, entropy_of, trace_of
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of B inputs; λ₁ ≥ λ₂ ≥ … are the eigenvalues of their expected pullback metrics.
+
+    A metric measures squared latent length per squared input length, and so do λ and the trace;
+    entropies are in nats. Errors are standard errors, 0 where the spectrum is exact.
+
+    Attributes:
+        eigenvalues: ``(B, k)``, descending.
+        directions: ``(B, k, *event)``, the eigenvectors, of unit length.
+        residual_norms: ``(B, k)``, ‖Gv − λv‖₂.
+        converged: ``(B, k)`` bool, see :class:`pullback.EigenPairs`.
+        spectral_radius: ``(B,)``, ρ = λ₁ (Khan & Storkey 2023, Eq. 8).
+        trace, trace_error: ``(B,)``, T = Σλ, the squared length that a random input step of
+            expected squared length N gains.
+        entropy, entropy_error: ``(B,)``, −Σ p log p with p = λ/T, the von Neumann entropy of the
+            density matrix G/T.
+        entropy_none, entropy_none_error: ``(B,)``, −Σ λ log λ (Sec. 3.2 as printed).
+        entropy_max, entropy_max_error: ``(B,)``, −Σ p log p with p = λ/λ₁ (the authors' code).
+        effective_rank: ``(B,)``, exp(entropy) (Roy & Vetterli 2007); 0 for a zero metric.
+        anisotropy: ``(B,)``, λ₁/T, between 1/rank and 1; 0 for a zero metric.
+        log_volume: ``(B,)``, ½ Σ log λ over the k leading eigenvalues: the logarithm of the volume
+            to which the encoder maps a unit cube along those directions; −∞ if k exceeds the rank.
+        n_products: ``(B,)``, Jacobian products that the sample's batch took, columns counted.
+    """
+
+    eigenvalues: Tensor
+    directions: Tensor
+    residual_norms: Tensor
+    converged: Tensor
+    spectral_radius: Tensor
+    trace: Tensor
+    trace_error: Tensor
+    entropy: Tensor
+    entropy_error: Tensor
+    entropy_none: Tensor
+    entropy_none_error: Tensor
+    entropy_max: Tensor
+    entropy_max_error: Tensor
+    effective_rank: Tensor
+    anisotropy: Tensor
+    log_volume: Tensor
+    n_products: Tensor
+
+
+def score(
+    encoder: Encoder,
+    x: Tensor,
+    k: int = 5,
+    decoder: Encoder | None = None,
+    generator: torch.Generator | None = None,
+    method: str = "auto",
+    tol: float = 1e-4,
+) -> Scores:
+    """Spectral radius, trace, entropies and more of the pullback metric at each input.
+
+    Args:
+        encoder: a map (see :func:`pullback.as_map`), or a callable returning a tensor or
+            distribution.
+        x: ``(B, *event)``, floating point; the metric is computed in its dtype.
+        k: number of eigenpairs, 1 ≤ k ≤ N.
+        decoder: if given, the metric is the combined one of Eq. 11.
+        generator: seeds Krylov starts and probes; without one the seed is 0. A sample's scores
+            depend on the seed and its position in the data, not on the batch size.
+        method, tol: as for :func:`pullback.eigsh`; a Krylov run also goes on until all three
+            entropies are within 5e-4 (relative where they exceed 1).
+
+    Returns:
+        :class:`Scores`, not differentiable.
+
+    Raises:
+        TypeError, ValueError: see :func:`pullback.as_map` and :func:`pullback.eigsh`; and if the
+            encoder's output is not finite for one of the inputs.
+
+    Warns:
+        RankWarning, ConvergenceWarning: see :func:`pullback.eigsh`.
+    """
+    with torch.no_grad():
+        metric = expected_metric(encoder, x, decoder)
+        check_arguments(metric, k, method, tol)
+        streams = SampleStreams(len(x), as_generator(generator))
+        pairs, spectrum = solve(metric, k, method, tol, streams, accurate_entropies)
+    warn_of_doubts(pairs, tol)
+    return _scores(pairs, spectrum, x.shape[1:])
+
+
+def _scores(pairs: EigenPairs, spectrum: Spectrum, event_shape: torch.Size) -> Scores:
+    values = pairs.values.double()
+    total, largest = trace_of(spectrum), values[:, 0]
+    entropies = {
+        "entropy": entropy_of(spectrum, "trace"),
+        "entropy_none": entropy_of(spectrum, "none"),
+        "entropy_max": entropy_of(spectrum, "max"),
+    }
+    some = largest > 0
+    columns = {
+        "spectral_radius": largest,
+        "trace": total.value,
+        "trace_error": total.std_error,
+        "effective_rank": entropies["entropy"].value.exp() * some,
+        "anisotropy": torch.where(some, largest / total.value, 0.0),
+        "log_volume": 0.5 * values.log().sum(-1),
+    }
+    for name, estimate in entropies.items():
+        columns |= {name: estimate.value, f"{name}_error": estimate.std_error}
+    return Scores(
+        eigenvalues=pairs.values,
+        directions=pairs.vectors.mT.unflatten(-1, event_shape),
+        residual_norms=pairs.residual_norms,
+        converged=pairs.converged,
+        n_products=pairs.n_products,
+        **{name: column.to(pairs.values.dtype) for name, column in columns.items()},
+    )

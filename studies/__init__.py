@@ -1,0 +1,1 @@
+"""The paper's figures and experiments, on top of pullback and models."""

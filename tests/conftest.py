@@ -1,0 +1,89 @@
+"""Small encoders used throughout the tests."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+class SmoothEncoder(nn.Module):
+    """x ↦ (mean, log-variance) through one hidden layer."""
+
+    def __init__(self, inputs: int, outputs: int, hidden: int = 7, dtype=torch.float32) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(inputs, hidden, dtype=dtype)
+        self.heads = nn.Linear(hidden, 2 * outputs, dtype=dtype)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, logvar = self.heads(self.hidden(x.flatten(1)).tanh()).chunk(2, dim=1)
+        return mean, logvar
+
+
+class ConvEncoder(nn.Module):
+    """A convolutional encoder of 3×32×32 images with batch normalisation."""
+
+    def __init__(self, latent: int = 16) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 4, 2, 1),
+            nn.BatchNorm2d(8),
+            nn.Tanh(),
+            nn.Conv2d(8, 16, 4, 2, 1),
+            nn.BatchNorm2d(16),
+            nn.Tanh(),
+            nn.Conv2d(16, 32, 4, 2, 1),
+            nn.BatchNorm2d(32),
+            nn.Tanh(),
+            nn.Flatten(),
+        )
+        self.heads = nn.Linear(512, 2 * latent)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, logvar = self.heads(self.features(x)).chunk(2, dim=1)
+        return mean, logvar
+
+
+def dense_jacobian(fn: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``(B, M, N)`` of a sample-by-sample function, by reverse mode."""
+    jacobian = torch.autograd.functional.jacobian(lambda x: fn(x).flatten(1).sum(0), x)
+    return jacobian.movedim(1, 0).flatten(2)
+
+
+def prescribed(matrices: Tensor) -> Callable[[Tensor], Tensor]:
+    """A map whose Jacobian at any x of sample i is ``matrices[i]``; sample i holds i in x[0]."""
+
+    def apply(x: Tensor) -> Tensor:
+        index = x.detach()[:, 0].long().clamp(0, len(matrices) - 1)
+        return torch.einsum("bmn,bn->bm", matrices[index], x)
+
+    return apply
+
+
+def numbered(matrices: Tensor) -> Tensor:
+    """The inputs that select each of the matrices of :func:`prescribed`."""
+    x = torch.full((len(matrices), matrices.shape[-1]), 0.5, dtype=matrices.dtype)
+    x[:, 0] = torch.arange(len(matrices))
+    return x
+
+
+def pytest_configure() -> None:
+    """Share the cores between the workers that run the tests side by side."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """The folder that holds MNIST and FashionMNIST; tests that need it are skipped without."""
+    folder = os.environ.get("PULLBACK_DATA")
+    if not folder:
+        pytest.skip("PULLBACK_DATA is not set")
+    return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

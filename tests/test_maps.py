@@ -1,0 +1,272 @@
+"""What a map may return, and the sentence that each wrong one gets."""
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Normal
+
+import pullback as pb
+from tests.conftest import SmoothEncoder
+
+
+def linear(outputs: int = 4) -> nn.Linear:
+    return nn.Linear(6, outputs)
+
+
+class Vae(nn.Module):
+    """A whole autoencoder; only one of its methods is the encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = linear()
+
+    def encode(self, x):
+        mean, logvar = self.net(x).chunk(2, 1)
+        return mean, logvar
+
+    def forward(self, x):
+        raise AssertionError("the encoder is another method")
+
+
+X = torch.linspace(0, 1, 12).reshape(2, 6)
+
+
+@pytest.mark.parametrize(
+    ("returns", "spread"),
+    [
+        ("mean_std", lambda std: std),
+        ("mean_var", lambda std: std**2),
+        ("mean_logvar", lambda std: 2 * std.log()),
+    ],
+)
+def test_three_ways_to_return_a_pair(returns, spread):
+    net = linear(6)
+
+    def std(x):
+        return net(x).sigmoid()
+
+    encoder = pb.as_map(lambda x: (net(x), spread(std(x))), returns)
+    mean, sigma = encoder(X)
+    torch.testing.assert_close(mean, net(X))
+    torch.testing.assert_close(sigma, std(X))
+    assert encoder.check(X) == (torch.Size([6]), True)
+    assert encoder.check(X).num_outputs == 12
+
+
+@pytest.mark.parametrize("returns", [None, "mean"])
+def test_a_tensor_is_a_mean(returns):
+    net = linear()
+    mean, std = pb.as_map(net, returns)(X)
+    torch.testing.assert_close(mean, net(X))
+    assert std is None
+    assert pb.as_map(net, returns).check(X).num_outputs == 4
+
+
+@pytest.mark.parametrize("returns", [None, "distribution"])
+def test_distributions_have_a_mean_and_a_stddev_or_std(returns):
+    class Own:
+        def __init__(self, mean, std):
+            self.mean, self.std = mean, std
+
+    net = linear()
+    for kind in (Normal, Own):
+        encoder = pb.as_map(lambda x, kind=kind: kind(net(x), net(x).exp()), returns)
+        mean, std = encoder(X)
+        torch.testing.assert_close(std, mean.exp())
+        assert encoder.check(X).stochastic
+
+
+def test_a_method_of_a_module_brings_its_parameters():
+    vae = Vae()
+    encoder = pb.as_map(vae.encode, "mean_logvar")
+    assert set(encoder.tensors()) == {"owner.net.weight", "owner.net.bias"}
+    metric = pb.expected_metric(encoder, X)
+    (metric @ torch.rand(2, 6, 1)).sum().backward()
+    assert vae.net.weight.grad.abs().sum() > 0
+
+
+def test_image_shapes_of_inputs_and_outputs():
+    encoder = pb.as_map(nn.Conv2d(1, 2, 3))
+    x = torch.rand(3, 1, 6, 5)
+    assert encoder.check(x).mean_shape == (2, 4, 3)
+    assert pb.expected_metric(encoder, x).shape == (3, 30, 30)
+    assert pb.jacobian(encoder, x).shape == (3, 24, 30)
+
+
+def test_integer_buffers_come_along():
+    class Permuted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("order", torch.tensor([2, 0, 1, 5, 4, 3]))
+            self.net = linear()
+
+        def forward(self, x):
+            return self.net(x[:, self.order])
+
+    J = pb.jacobian(Permuted(), X)
+    assert J.to_dense().shape == (2, 4, 6)
+
+
+def test_the_behaviour_is_probed_once_per_shape():
+    calls = []
+
+    def encoder(x):
+        calls.append(tuple(x.shape))
+        return x.flatten(1) * 2
+
+    encoder = pb.as_map(encoder)
+    encoder.check(X)
+    probes = len(calls)
+    encoder.check(X + 1)
+    assert probes == len(calls) <= 3
+    assert all(shape[0] <= 2 for shape in calls)
+    encoder.check(X.double())
+    assert len(calls) == 2 * probes
+
+
+def test_as_map_refuses():
+    with pytest.raises(ValueError, match="returns='logvar' is not one of 'mean', 'mean_std'"):
+        pb.as_map(linear(), "logvar")
+    with pytest.raises(TypeError, match="must be a module or a function, got int"):
+        pb.as_map(3)
+    encoder = pb.as_map(linear(), "mean")
+    assert pb.as_map(encoder) is encoder is pb.as_map(encoder, "mean")
+    with pytest.raises(ValueError, match="contradicts the map's own returns='mean'"):
+        pb.as_map(encoder, "mean_std")
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        lambda y: (y, y),
+        lambda y: [y, y],
+        lambda y: (y, y, y),
+        lambda y: {"mean": y, "logvar": y},
+        lambda y: None,
+    ],
+)
+def test_undeclared_outputs_name_the_five_choices(output):
+    net = linear()
+    with pytest.raises(TypeError, match="which could mean several things") as caught:
+        pb.score(lambda x: output(net(x)), X)
+    for choice in ("mean", "mean_std", "mean_var", "mean_logvar", "distribution"):
+        assert repr(choice) in str(caught.value)
+    assert "pb.as_map" in str(caught.value)
+
+
+@pytest.mark.parametrize("returns", ["mean", "mean_std", "mean_logvar", "distribution"])
+def test_outputs_that_contradict_the_declaration(returns):
+    net = linear()
+    encoder = pb.as_map(lambda x: (net(x), net(x), x), returns)
+    shapes = r"a tuple \(a tensor of shape \(2, 4\), a tensor of shape \(2, 4\), "
+    with pytest.raises(TypeError, match=f"declared returns='{returns}' but returned {shapes}"):
+        pb.score(encoder, X)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (nn.BatchNorm1d(6), "BatchNorm1d"),
+        (nn.Dropout(0.1), "Dropout"),
+        (nn.AlphaDropout(), "AlphaDropout"),
+        (nn.SyncBatchNorm(6), "SyncBatchNorm"),
+        (nn.InstanceNorm1d(1, track_running_stats=True), "InstanceNorm1d"),
+    ],
+)
+def test_training_mode_is_refused_before_anything_runs(layer, name):
+    net = nn.Sequential(layer, nn.Linear(6, 3))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    # As a module, behind a method, and inside a function.
+    for encoder in (net, net.forward, lambda x: net(x)):
+        with pytest.raises(ValueError, match=rf"'0' \({name}\) is in training mode.*\.eval\(\)"):
+            pb.score(encoder, X)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_training_mode_is_noticed_in_every_call():
+    net = nn.Sequential(nn.Linear(6, 3), nn.Dropout()).eval()
+    encoder = pb.as_map(net)
+    pb.score(encoder, X, k=1)
+    net.train()
+    with pytest.raises(ValueError, match="training mode"):
+        pb.score(encoder, X, k=1)
+
+
+def test_training_flags_that_change_nothing_are_accepted():
+    assert pb.score(linear(), X, k=1).converged.all()
+
+
+def test_randomness_and_mixing_of_samples_are_found_by_behaviour():
+    net = linear()
+    with pytest.raises(ValueError, match="two different results for the same input"):
+        pb.score(lambda x: nn.functional.dropout(net(x), 0.3), X)
+    with pytest.raises(ValueError, match="another result in a batch than alone"):
+        pb.score(lambda x: net(x) - net(x).mean(0), X)
+    # A batch of one is tested for it as well.
+    with pytest.raises(ValueError, match="another result in a batch than alone"):
+        pb.score(lambda x: net(x) - net(x).mean(0), X[:1])
+
+
+def test_outputs_that_have_no_metric():
+    net = linear()
+    cases = {
+        "mean has shape .* and its std .*must match": lambda x: (net(x), net(x)[:, :2].exp()),
+        "std must be positive, got -": lambda x: (net(x), -net(x).exp()),
+        r"mean has shape \(4,\) for a batch of 2": lambda x: (net(x).sum(0), net(x).sum(0)),
+        "mean holds NaN": lambda x: (net(x) * torch.nan, net(x).exp()),
+        "float64 for float32 inputs": lambda x: (net(x).double(), net(x).exp()),
+        "does not depend on x through autograd": lambda x: (net(x).detach(), net(x).exp()),
+    }
+    for message, encoder in cases.items():
+        with pytest.raises((ValueError, TypeError), match=message):
+            pb.score(pb.as_map(encoder, "mean_std"), X)
+
+
+def test_a_std_that_is_constant_is_fine():
+    net = linear()
+    encoder = pb.as_map(lambda x: (net(x), torch.ones(len(x), 4)), "mean_std")
+    torch.testing.assert_close(pb.score(encoder, X, k=3).trace, pb.score(net, X, k=3).trace)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        ([[0.0]], TypeError, "x must be a torch tensor, got list"),
+        (torch.zeros(2, 6, dtype=torch.uint8), TypeError, "got uint8; for images in bytes"),
+        (torch.zeros(0, 6), ValueError, r"at least one sample .* got shape \(0, 6\)"),
+        (torch.zeros(6), ValueError, "leaves no event"),
+        (torch.zeros(2, 6, dtype=torch.float64), TypeError, "x is float64 but the map's 'weight'"),
+        (torch.zeros(2, 5), ValueError, r"cannot be applied to a batch of shape \(2, 5\): mat1"),
+    ],
+)
+def test_inputs_that_are_refused(x, error, message):
+    with pytest.raises(error, match=message):
+        pb.score(linear(), x)
+
+
+def test_samples_that_are_not_finite_are_named():
+    x = torch.rand(20, 6)
+    x[3, 2] = torch.nan
+    x[11] = torch.inf
+    with pytest.raises(ValueError, match=r"x holds NaN or infinite values in sample 3, 11$"):
+        pb.score(linear(), x)
+    # The same of what the encoder makes of a finite sample.
+    net = linear()
+    x = torch.rand(5, 6)
+    x[3] = 100
+    with pytest.raises(ValueError, match="the map returned NaN or infinite values in sample 3"):
+        pb.score(lambda x: (20 * net(x).abs()).exp() + x.sum(1, keepdim=True).exp(), x)
+
+
+def test_weights_changed_after_the_check_are_seen():
+    net = linear()
+    before = pb.score(net, X, k=3).trace
+    with torch.no_grad():
+        net.weight.mul_(2)
+    torch.testing.assert_close(pb.score(net, X, k=3).trace, 4 * before)
+
+
+def test_encoders_in_float64_and_ones_with_a_fixed_input_size():
+    assert pb.score(SmoothEncoder(6, 2, dtype=torch.float64).hidden, X.double()).trace.dtype == (
+        torch.float64
+    )

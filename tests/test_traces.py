@@ -1,0 +1,76 @@
+"""Traces and the three entropies, exact and estimated, against their definitions in float64."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import pullback as pb
+from tests.eigen.test_eigsh import HARD, geometric, with_spectrum
+
+NORMALIZATIONS = ["none", "trace", "max"]
+
+
+def exact_entropy(eigenvalues: Tensor, normalization: str) -> Tensor:
+    if eigenvalues.max() == 0:
+        return torch.tensor(0.0, dtype=torch.float64)
+    scale = {"none": 1.0, "trace": eigenvalues.sum(), "max": eigenvalues.max()}[normalization]
+    p = eigenvalues.double() / scale
+    return -torch.xlogy(p, p).sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("spectrum", HARD)
+def test_exact_where_the_jacobian_is_small(spectrum, dtype):
+    eigenvalues = HARD[spectrum].double()
+    metric = pb.PullbackMetric(with_spectrum(eigenvalues, 20, 50).to(dtype)[None])
+    total = pb.trace(metric)
+    torch.testing.assert_close(total.value[0].double(), eigenvalues.sum(), rtol=1e-5, atol=0.0)
+    assert total.std_error == 0
+    for normalization in NORMALIZATIONS:
+        estimate = pb.entropy(metric, normalization)
+        expected = exact_entropy(eigenvalues, normalization)
+        error = (estimate.value[0] - expected).abs()
+        assert error <= 1e-5 * expected.abs() + 1e-5 * eigenvalues.sum().clamp(max=1)
+        assert estimate.std_error == 0
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("ratio", [0.5, 0.9, 0.97])
+def test_estimates_stay_within_their_errors(normalization, ratio):
+    eigenvalues = 7 * geometric(150, ratio)
+    J = with_spectrum(eigenvalues, 150, 200)
+    repeated = pb.PullbackMetric(J.expand(100, 150, 200))
+    estimate = pb.entropy(repeated, normalization)
+    expected = exact_entropy(eigenvalues, normalization)
+    error = (estimate.value - expected).abs()
+    assert (error <= 2 * estimate.std_error + 1e-12).double().mean() >= 0.9
+    assert (estimate.std_error <= 5e-4 * estimate.value.abs().clamp(min=1)).all()
+
+    total = pb.trace(repeated)
+    error = (total.value - eigenvalues.sum()).abs()
+    assert (error <= 2 * total.std_error + 1e-10).double().mean() >= 0.9
+
+
+@pytest.mark.parametrize("batch", [(), (2, 3)])
+def test_batch_shapes(batch):
+    J = torch.randn(*batch, 4, 9, dtype=torch.float64)
+    metric = pb.PullbackMetric(J)
+    torch.testing.assert_close(pb.trace(metric).value, J.square().sum((-1, -2)))
+    estimate = pb.entropy(metric, "none")
+    assert estimate.value.shape == estimate.std_error.shape == batch
+
+
+def test_the_maximally_mixed_state_has_the_logarithm_of_its_rank():
+    metric = pb.PullbackMetric(torch.eye(6)[None])
+    torch.testing.assert_close(pb.entropy(metric).value, torch.tensor([6.0]).log())
+    torch.testing.assert_close(pb.entropy(metric, "max").value, torch.zeros(1), atol=1e-6, rtol=0)
+
+
+def test_what_is_not_accepted():
+    metric = pb.PullbackMetric(torch.rand(2, 3, 4))
+    with pytest.raises(
+        ValueError, match="normalization='sum' is not one of 'none', 'trace', 'max'"
+    ):
+        pb.entropy(metric, "sum")
+    with pytest.raises(TypeError, match="expected a PullbackMetric, got Tensor"):
+        pb.trace(torch.eye(3))
