@@ -2,13 +2,8 @@
 
 from .eigen import ConvergenceWarning, EigenPairs, RankWarning, eigsh
 from .maps import Map, as_map
-from .operators import (
-    JacobianOperator,
-    PullbackMetric,
-    expected_metric,
-    jacobian,
-    sampled_metric,
-)
+from .metrics import expected_metric, jacobian, sampled_metric
+from .operators import JacobianOperator, PullbackMetric
 from .scores import Scores, score
 from .traces import Estimate, entropy, trace
 

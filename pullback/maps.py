@@ -7,17 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .finite import require_finite
+from .checks import check_input, check_mode, check_placement, probe
 
 RETURNS = ("mean", "mean_std", "mean_var", "mean_logvar", "distribution")
-CHOICES = ", ".join(f"{choice!r}" for choice in RETURNS)
-
-# Layers whose output, in training mode, depends on the other samples or on chance.
-_UNSAFE_IN_TRAINING = (
-    nn.modules.batchnorm._NormBase,
-    nn.modules.dropout._DropoutNd,
-    nn.RReLU,
-)
+_CHOICES = ", ".join(f"{choice!r}" for choice in RETURNS)
 
 
 def as_map(fn: Callable[..., Any], returns: str | None = None) -> "Map":
@@ -44,7 +37,7 @@ def as_map(fn: Callable[..., Any], returns: str | None = None) -> "Map":
     if not callable(fn):
         raise TypeError(f"a map must be a module or a function, got {type(fn).__name__}")
     if returns is not None and returns not in RETURNS:
-        raise ValueError(f"returns={returns!r} is not one of {CHOICES}")
+        raise ValueError(f"returns={returns!r} is not one of {_CHOICES}")
     return Map(fn, returns)
 
 
@@ -105,99 +98,14 @@ class Map:
         Raises:
             TypeError, ValueError: one sentence with what was received and what is accepted.
         """
-        _check_input(x)
-        self._check_mode()
-        self._check_placement(x)
+        check_input(x)
+        check_mode(_modules_reachable_from(self.fn))
+        check_placement(self.tensors(), x)
         key = (x.shape[1:], x.dtype, x.device)
         if key not in self._checked:
-            self._checked[key] = self._probe(x[:1].detach())
+            mean, std = probe(self._try, x[:1].detach())
+            self._checked[key] = Signature(mean.shape[1:], std is not None)
         return self._checked[key]
-
-    def _read(self, output: Any) -> tuple[Tensor, Tensor | None]:
-        if self.returns == "distribution" or (self.returns is None and _is_distribution(output)):
-            return self._read_distribution(output)
-        if self.returns in (None, "mean"):
-            if isinstance(output, Tensor):
-                return output, None
-        elif isinstance(output, tuple | list) and len(output) == 2:
-            mean, spread = output
-            if isinstance(mean, Tensor) and isinstance(spread, Tensor):
-                return mean, self._std(spread)
-        raise TypeError(self._advice(output))
-
-    def _std(self, spread: Tensor) -> Tensor:
-        if self.returns == "mean_var":
-            return spread.sqrt()
-        return spread if self.returns == "mean_std" else (0.5 * spread).exp()
-
-    def _read_distribution(self, output: Any) -> tuple[Tensor, Tensor]:
-        if not _is_distribution(output):
-            raise TypeError(self._advice(output))
-        return output.mean, getattr(output, "stddev", getattr(output, "std", None))
-
-    def _advice(self, output: Any) -> str:
-        what = _describe(output)
-        if self.returns is not None:
-            return (
-                f"the map was declared returns={self.returns!r} but returned {what}; "
-                f"the choices are {CHOICES}, and a function can pick what the module returns: "
-                "pb.as_map(lambda x: module(x)[:2], returns='mean_logvar')"
-            )
-        return (
-            f"the map returned {what}, which could mean several things; declare it with "
-            f"pb.as_map(fn, returns=...), one of {CHOICES}, around a function that returns "
-            "just that"
-        )
-
-    def _check_mode(self) -> None:
-        for module in _modules_reachable_from(self.fn):
-            for name, layer in module.named_modules():
-                if layer.training and isinstance(layer, _UNSAFE_IN_TRAINING):
-                    where = f"{name!r} ({type(layer).__name__})" if name else type(layer).__name__
-                    raise ValueError(
-                        f"layer {where} is in training mode, so samples would influence each "
-                        "other or outputs be random; call .eval() on the module first"
-                    )
-
-    def _check_placement(self, x: Tensor) -> None:
-        for name, tensor in self.tensors().items():
-            if tensor.dtype != x.dtype:
-                raise TypeError(
-                    f"x is {_plain(x.dtype)} but the map's {name!r} is {_plain(tensor.dtype)}; "
-                    f"convert one of them, e.g. x.to({tensor.dtype})"
-                )
-            if tensor.device != x.device:
-                raise ValueError(
-                    f"x is on {x.device} but the map's {name!r} is on {tensor.device}; "
-                    "move one of them"
-                )
-
-    def _probe(self, sample: Tensor) -> Signature:
-        # The second sample differs from the first and, for pixels, stays within [0, 1].
-        pair = torch.cat([sample, 1 - sample])
-        with torch.inference_mode(False), torch.enable_grad():
-            pair = pair.clone().requires_grad_()
-            first = self._try(pair)
-            _check_outputs(first, pair)
-            if not first[0].requires_grad:
-                raise ValueError(
-                    "the map's mean does not depend on x through autograd; remove torch.no_grad, "
-                    ".detach() or .item() from it"
-                )
-            _check_agreement(
-                first,
-                self._try(pair),
-                "returned two different results for the same input; call .eval() and take out "
-                "what is random (dropout, sampling)",
-            )
-            _check_agreement(
-                [t if t is None else t[:1] for t in first],
-                self._try(pair[:1]),
-                "gives a sample another result in a batch than alone; call .eval() and take out "
-                "what mixes samples (batch statistics)",
-            )
-        mean, std = first
-        return Signature(mean.shape[1:], std is not None)
 
     def _try(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         try:
@@ -207,6 +115,36 @@ class Map:
                 f"the map cannot be applied to a batch of shape {tuple(x.shape)}: {error}"
             ) from error
         return self._read(output)
+
+    def _read(self, output: Any) -> tuple[Tensor, Tensor | None]:
+        if self.returns in (None, "distribution") and _is_distribution(output):
+            return output.mean, _spread(output)
+        if self.returns in (None, "mean"):
+            if isinstance(output, Tensor):
+                return output, None
+        elif self.returns != "distribution" and _is_pair(output):
+            mean, spread = output
+            return mean, self._std(spread)
+        raise TypeError(self._advice(output))
+
+    def _std(self, spread: Tensor) -> Tensor:
+        if self.returns == "mean_var":
+            return spread.sqrt()
+        return spread if self.returns == "mean_std" else (0.5 * spread).exp()
+
+    def _advice(self, output: Any) -> str:
+        what = _describe(output)
+        if self.returns is not None:
+            return (
+                f"the map was declared returns={self.returns!r} but returned {what}; "
+                f"the choices are {_CHOICES}, and a function can pick what the module returns: "
+                "pb.as_map(lambda x: module(x)[:2], returns='mean_logvar')"
+            )
+        return (
+            f"the map returned {what}, which could mean several things; declare it with "
+            f"pb.as_map(fn, returns=...), one of {_CHOICES}, around a function that returns "
+            "just that"
+        )
 
 
 def _module_behind(fn: Callable[..., Any]) -> nn.Module | None:
@@ -242,12 +180,21 @@ def _modules_reachable_from(fn: Callable[..., Any]) -> Iterator[nn.Module]:
     yield from (candidate for candidate in candidates if isinstance(candidate, nn.Module))
 
 
+def _is_pair(output: Any) -> bool:
+    return (
+        isinstance(output, tuple | list)
+        and len(output) == 2
+        and all(isinstance(item, Tensor) for item in output)
+    )
+
+
 def _is_distribution(output: Any) -> bool:
     # Tensors have methods of these names.
-    if isinstance(output, Tensor):
-        return False
-    spread = getattr(output, "stddev", getattr(output, "std", None))
-    return isinstance(getattr(output, "mean", None), Tensor) and isinstance(spread, Tensor)
+    return isinstance(getattr(output, "mean", None), Tensor) and isinstance(_spread(output), Tensor)
+
+
+def _spread(output: Any) -> Any:
+    return getattr(output, "stddev", getattr(output, "std", None))
 
 
 def _describe(output: Any) -> str:
@@ -259,61 +206,3 @@ def _describe(output: Any) -> str:
     if isinstance(output, Tensor):
         return f"a tensor of shape {tuple(output.shape)}"
     return f"an object of type {type(output).__name__}"
-
-
-def _plain(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _check_input(x: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch tensor, got {type(x).__name__}")
-    if not x.is_floating_point():
-        raise TypeError(
-            f"x must be floating point, got {_plain(x.dtype)}; for images in bytes use x / 255"
-        )
-    if x.ndim < 2 or x.numel() == 0:
-        raise ValueError(
-            f"x must hold at least one sample and one value each, (B, *event); "
-            f"got shape {tuple(x.shape)}"
-        )
-    require_finite(x, "x holds NaN or infinite values")
-
-
-def _check_outputs(outputs: tuple[Tensor, Tensor | None], x: Tensor) -> None:
-    mean, std = outputs
-    for name, value in (("mean", mean), ("std", std)):
-        if value is None:
-            continue
-        if value.ndim < 2 or len(value) != len(x) or value.numel() == 0:
-            raise ValueError(
-                f"the map's {name} has shape {tuple(value.shape)} for a batch of {len(x)}; "
-                "it must be (B, *event)"
-            )
-        if value.dtype != x.dtype:
-            raise TypeError(
-                f"the map's {name} is {_plain(value.dtype)} for {_plain(x.dtype)} inputs; "
-                "it must keep the dtype"
-            )
-        if not value.isfinite().all():
-            raise ValueError(f"the map's {name} holds NaN or infinite values for a finite input")
-    if std is not None and std.shape != mean.shape:
-        raise ValueError(
-            f"the map's mean has shape {tuple(mean.shape)} and its std {tuple(std.shape)}; "
-            "they must match"
-        )
-    if std is not None and not (std > 0).all():
-        raise ValueError(
-            f"the map's std must be positive, got {std.min().item():.4g}; "
-            "is it declared with the right `returns`?"
-        )
-
-
-def _check_agreement(first: Any, second: Any, problem: str) -> None:
-    # Rounding may differ between calls; chance and batch statistics do far more than this.
-    for a, b in zip(first, second, strict=True):
-        if a is None:
-            continue
-        scale = a.detach().abs().max().clamp(min=torch.finfo(a.dtype).tiny)
-        if (a - b).abs().max() > 10 * torch.finfo(a.dtype).eps ** 0.5 * scale:
-            raise ValueError(f"the map {problem}")

@@ -5,118 +5,23 @@ on; every tensor that autograd may want is an argument; ``__init__`` runs again 
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from linear_operator import LinearOperator, to_linear_operator
-from linear_operator.operators import IdentityLinearOperator, KroneckerProductLinearOperator
 from torch import Tensor
 
-from .maps import Map, as_map
-from .probes import SampleStreams, as_generator
+from .maps import Map
 from .products import MAX_BLOCK, LastLinearization, Linearization
 
-Encoder = Map | Callable[..., Any]
-_PREFIX = "parameter."
-
-
-def jacobian(fn: Encoder, x: Tensor, *, batch_dims: int = 1) -> "JacobianOperator":
-    """The Jacobian of the stacked map F = [μ; σ] (of μ alone if ``fn`` is deterministic) at x.
-
-    Args:
-        fn: a map (see :func:`pullback.as_map`), or a callable returning a tensor or distribution.
-        x: ``(*batch, *event)`` with ``batch_dims`` leading batch dimensions.
-        batch_dims: 1 for the usual ``(B, *event)``; 0 for a single sample without batch dimension.
-
-    Returns:
-        An operator of shape ``(*batch, 2d, N)``, or ``(*batch, d, N)``, with N the size of an event
-        and d that of the mean.
-
-    Raises:
-        TypeError, ValueError: see :meth:`pullback.maps.Map.check`.
-    """
-    return _jacobian(fn, x, batch_dims, None)
-
-
-def expected_metric(
-    encoder: Encoder, x: Tensor, decoder: Encoder | None = None, *, batch_dims: int = 1
-) -> "PullbackMetric":
-    """G = J_μᵀ M J_μ + J_σᵀ M J_σ, the pullback metric expected over the encoder's noise.
-
-    M is the identity (Khan & Storkey 2023, Eq. 4) or, with a decoder, the decoder's own expected
-    pullback metric at z = μ(x) (Eq. 11, Appendix B; a deterministic decoder has no J_σ term).
-
-    Args:
-        encoder: a map (see :func:`pullback.as_map`), or a callable returning a tensor or
-            distribution.
-        x: ``(*batch, *event)`` with ``batch_dims`` leading batch dimensions.
-        decoder: likewise; it takes the encoder's mean.
-        batch_dims: 1 for the usual ``(B, *event)``; 0 for a single sample without batch dimension.
-
-    Returns:
-        An operator of shape ``(*batch, N, N)``, N the size of an event.
-
-    Raises:
-        TypeError, ValueError: see :meth:`pullback.maps.Map.check`.
-    """
-    encoder = as_map(encoder)
-    J = _jacobian(encoder, x, batch_dims, None)
-    if decoder is None:
-        return PullbackMetric(J)
-    batch, event = x.shape[:batch_dims], x.shape[batch_dims:]
-    mean, std = encoder(x.reshape(-1, *event))
-    weight: LinearOperator = expected_metric(
-        decoder, mean.reshape(*batch, *mean.shape[1:]), batch_dims=batch_dims
-    )
-    if std is not None:
-        both = IdentityLinearOperator(2, batch_shape=batch, dtype=x.dtype, device=x.device)
-        weight = KroneckerProductLinearOperator(both, weight)
-    return PullbackMetric(J, weight)
-
-
-def sampled_metric(
-    encoder: Encoder, x: Tensor, *, generator: torch.Generator | None = None, batch_dims: int = 1
-) -> "PullbackMetric":
-    """G_ε = (J_μ + ε⊙J_σ)ᵀ(J_μ + ε⊙J_σ) for one draw of ε ~ N(0, I) per sample (Sec. 3.1).
-
-    Its expectation is :func:`expected_metric`. Arguments and errors as there; ``generator`` seeds
-    ε (without one, the seed is 0), and a sample's ε does not depend on the batch it comes in.
-    """
-    return PullbackMetric(_jacobian(encoder, x, batch_dims, as_generator(generator)))
-
-
-def _jacobian(
-    fn: Encoder, x: Tensor, batch_dims: int, generator: torch.Generator | None
-) -> "JacobianOperator":
-    fn = as_map(fn)
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch tensor, got {type(x).__name__}")
-    if not 0 <= batch_dims < max(x.ndim, 1):
-        raise ValueError(f"batch_dims={batch_dims} leaves no event in x of shape {tuple(x.shape)}")
-    batch, event = x.shape[:batch_dims], x.shape[batch_dims:]
-    samples = x.reshape(batch.numel(), *event)
-    signature = fn.check(samples)
-    num_outputs = signature.num_outputs
-    noise: tuple[Tensor, ...] = ()
-    if generator is not None and signature.stochastic:
-        num_outputs = signature.mean_shape.numel()
-        drawn = SampleStreams(len(samples), generator).normal(num_outputs, like=x)
-        noise = (drawn.reshape(*batch, num_outputs),)
-    return JacobianOperator(
-        x.reshape(*batch, event.numel()),
-        *noise,
-        fn=fn,
-        event_shape=event,
-        num_outputs=num_outputs,
-        **{_PREFIX + name: tensor for name, tensor in fn.tensors().items()},
-    )
+# Marks the keyword arguments of JacobianOperator that are the map's own tensors.
+PREFIX = "parameter."
 
 
 class JacobianOperator(LinearOperator):
     """The Jacobian of a map at x, ``(*batch, M, N)``; products are a JVP and, transposed, a VJP.
 
-    Made by :func:`jacobian`. M counts the entries of [μ; σ], or of μ if the map is deterministic,
-    or of the sample μ + ε⊙σ if ``noise`` is given.
+    Made by :func:`pullback.jacobian`. M counts the entries of [μ; σ], or of μ if the map is
+    deterministic, or of the sample μ + ε⊙σ if ``noise`` is given.
 
     Args:
         x: ``(*batch, N)``, the base point, flattened.
@@ -153,7 +58,7 @@ class JacobianOperator(LinearOperator):
         )
         self.x, self.noise, self.fn, self.memory = x, noise, fn, memory
         self.event_shape, self.num_outputs, self.transposed = event_shape, num_outputs, transposed
-        self.tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+        self.tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
 
     def _size(self) -> torch.Size:
         *batch, n = self.x.shape
@@ -212,7 +117,7 @@ class JacobianOperator(LinearOperator):
 class PullbackMetric(LinearOperator):
     """Jᵀ M J, ``(*batch, N, N)``: the pullback of the metric M along a map with Jacobian J.
 
-    Made by :func:`expected_metric` or :func:`sampled_metric`, or composed by hand.
+    Made by :func:`pullback.expected_metric`, :func:`pullback.sampled_metric`, or by hand.
 
     Args:
         jacobian: any linear operator ``(*batch, M, N)``; a tensor is taken as a dense one.
@@ -226,21 +131,10 @@ class PullbackMetric(LinearOperator):
     def __init__(
         self, jacobian: LinearOperator | Tensor, weight: LinearOperator | Tensor | None = None
     ) -> None:
-        jacobian = to_linear_operator(jacobian)
-        if weight is None:
-            super().__init__(jacobian)
-        else:
-            square = (jacobian.shape[-2],) * 2
-            if weight.shape[-2:] != square:
-                raise ValueError(
-                    f"the weight must have shape (..., {square[0]}, {square[0]}) for a Jacobian "
-                    f"of shape {tuple(jacobian.shape)}, got {tuple(weight.shape)}"
-                )
-            weight = to_linear_operator(weight)
-            if weight.batch_shape != jacobian.batch_shape:
-                weight = weight.expand(*jacobian.batch_shape, *square)
-            super().__init__(jacobian, weight)
-        self.jacobian, self.weight = jacobian, weight
+        J: LinearOperator = to_linear_operator(jacobian)
+        M: LinearOperator | None = None if weight is None else _weight_for(J, weight)
+        super().__init__(*((J,) if M is None else (J, M)))
+        self.jacobian, self.weight = J, M
 
     def _size(self) -> torch.Size:
         return torch.Size((*self.jacobian.batch_shape, *(self.jacobian.shape[-1],) * 2))
@@ -269,14 +163,13 @@ class PullbackMetric(LinearOperator):
 
     def _diagonal(self) -> Tensor:
         rows, columns = self.jacobian.shape[-2:]
-        diagonal: Tensor | float = 0.0
+        parts = []
         if rows < columns:
             for block in _identity_blocks(self, rows):
                 J = self.jacobian._t_matmul(block)
                 MJ = J if self.weight is None else self.jacobian._t_matmul(self._weighted(block))
-                diagonal = diagonal + (J * MJ).sum(-1)
-            return diagonal
-        parts = []
+                parts.append((J * MJ).sum(-1))
+            return torch.stack(parts).sum(0)
         for block in _identity_blocks(self, columns):
             J = self.jacobian._matmul(block)
             parts.append((J * self._weighted(J)).sum(-2))
@@ -296,6 +189,19 @@ class PullbackMetric(LinearOperator):
 
     def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch: Tensor) -> Tensor:
         return _entries(self, row_index, col_index, batch)
+
+
+def _weight_for(jacobian: LinearOperator, weight: LinearOperator | Tensor) -> LinearOperator:
+    square = (jacobian.shape[-2],) * 2
+    if weight.shape[-2:] != square:
+        raise ValueError(
+            f"the weight must have shape (..., {square[0]}, {square[0]}) for a Jacobian "
+            f"of shape {tuple(jacobian.shape)}, got {tuple(weight.shape)}"
+        )
+    operator = to_linear_operator(weight)
+    if operator.batch_shape == jacobian.batch_shape:
+        return operator
+    return operator.expand(*jacobian.batch_shape, *square)
 
 
 def _with_batch_as_columns(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .finite import require_finite
+from .checks import require_finite
 
 # Columns are taken together as long as one product's vectors stay under this many numbers:
 # enough to keep two cores busy, and less than one N×N matrix of an image worth the name.

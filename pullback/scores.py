@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .eigen import EigenPairs, Spectrum, check_arguments, solve, warn_of_doubts
-from .operators import Encoder, expected_metric
+from .metrics import Encoder, expected_metric
 from .probes import SampleStreams, as_generator
 from .traces import accurate_entropies, entropy_of, trace_of
 

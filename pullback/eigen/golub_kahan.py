@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..finite import require_finite
+from ..checks import require_finite
 from ..operators import PullbackMetric
 from ..probes import SampleStreams
 from .records import Spectrum, rounding
@@ -146,7 +146,7 @@ class _Bidiagonalisation:
         if self.betas:
             w = w - self.betas[-1].to(self.dtype).unsqueeze(-1) * self.v
         alpha = self._length(w.double().norm(dim=-1))
-        (self.v,) = _divided((w,), alpha)
+        self.v = w * _inverse(alpha).to(self.dtype)
         self.alphas.append(alpha)
 
     def complete_step(self) -> None:
@@ -159,7 +159,7 @@ class _Bidiagonalisation:
         weighted, norm = self.small.weigh_vector(p)
         beta = self._length(norm)
         self.betas.append(beta)
-        p, weighted = _divided((p, weighted), beta)
+        p, weighted = p * _inverse(beta), weighted * _inverse(beta)
         broken = (beta == 0) & self.active
         if broken.any():
             fresh, weighted_fresh = self._fresh(broken)
@@ -230,7 +230,7 @@ class _Bidiagonalisation:
         p = self.small.orthogonalise(image)
         weighted, norm = self.small.weigh_vector(p)
         length = torch.where(norm > self.floor * self.small.weigh_vector(image)[1], norm, 0.0)
-        return _divided((p, weighted), length)
+        return p * _inverse(length), weighted * _inverse(length)
 
 
 class _SmallSide:
@@ -269,7 +269,6 @@ class _SmallSide:
         return u
 
 
-def _divided(vectors: tuple[Tensor, ...], length: Tensor) -> tuple[Tensor, ...]:
-    """The vectors divided by a length, or 0 where that is 0."""
-    factor = torch.where(length > 0, 1 / length, 0.0).unsqueeze(-1)
-    return tuple(vector * factor.to(vector.dtype) for vector in vectors)
+def _inverse(length: Tensor) -> Tensor:
+    """1/length ``(B, 1)``, or 0 where the length is 0."""
+    return torch.where(length > 0, 1 / length, 0.0).unsqueeze(-1)
