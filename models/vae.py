@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+import pullback as pb
+
 LIKELIHOODS = ("gaussian", "bernoulli")
 
 
@@ -65,6 +67,14 @@ class MLPVAE(nn.Module):
         mean, logvar = self.encode(x)
         z = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
         return self.decode(z), mean, logvar
+
+
+def mnist_encoder() -> pb.Map:
+    """The encoder of an untrained VAE for 28×28 images: a factory for ``pullback score``.
+
+    Weights of the whole VAE can be loaded into it.
+    """
+    return pb.as_map(MLPVAE((1, 28, 28)).eval().encode, returns="mean_logvar")
 
 
 def negative_elbo(

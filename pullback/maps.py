@@ -78,6 +78,13 @@ class Map:
         others = {name: b.to(x.device) for name, b in self.module.named_buffers()}
         return self._read(torch.func.functional_call(self.module, others | tensors, (x,)))
 
+    # linear_operator calls `to`, `detach` and so on of any argument that has them; a map must not.
+
+    @property
+    def owner(self) -> nn.Module | None:
+        """The user's own module: the callable itself, or the one that it is a method of."""
+        return self.module.owner if isinstance(self.module, _Method) else self.module
+
     def tensors(self) -> dict[str, Tensor]:
         """The module's floating-point parameters and buffers, by name."""
         if self.module is None:

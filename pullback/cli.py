@@ -1,0 +1,149 @@
+"""``pullback score``, ``merge`` and ``info``: a data set under one's own encoder, on the shell."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+from . import archive
+from .images import FORMATS, open_images
+from .jobs import Settings, score_images
+from .loading import load_encoder
+from .maps import RETURNS
+
+INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit status (0 done, 1 refused, 130 interrupted)."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    options = _parser().parse_args(arguments)
+    command: Callable[[Namespace], None] = {"score": _score, "merge": _merge, "info": _info}[
+        options.subcommand
+    ]
+    try:
+        command(options[options.subcommand])
+    except KeyboardInterrupt:
+        print("interrupted; the same command again resumes the run", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, TypeError, OSError) as error:
+        print(f"pullback {options.subcommand}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="pullback", description=__doc__)
+    commands = parser.add_subcommands()
+
+    score = ArgumentParser(description="Score every image of a data set into a run folder.")
+    score.add_argument("--config", action="config", help="a YAML file with any of these options")
+    score.add_argument(
+        "--encoder",
+        required=True,
+        type=str,
+        metavar="FILE_OR_MODULE:FACTORY",
+        help="a callable without arguments that returns a module or a map, in eval mode",
+    )
+    score.add_argument(
+        "--returns",
+        type=str | None,
+        metavar="{" + ",".join(RETURNS) + "}",
+        help="what the encoder returns, if it is not a tensor, a distribution or a map",
+    )
+    score.add_argument("--weights", type=str | None, help="safetensors or torch state dictionary")
+    score.add_argument("--data", required=True, type=str, help=FORMATS)
+    score.add_argument("--out", required=True, type=str, metavar="RUN", help="the run folder")
+    score.add_argument("-k", type=int, default=5, help="eigenpairs per image")
+    score.add_argument("--batch-size", type=int, default=64, help="images per product")
+    score.add_argument("--shard-size", type=int, default=512, help="images per file")
+    score.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, …")
+    score.add_argument("--seed", type=int, default=0, help="of starting vectors and probes")
+    score.add_argument(
+        "--directions", type=bool, default=False, help="store the eigenvectors as well"
+    )
+    commands.add_subcommand("score", score, help="score a data set")
+
+    for name, text in (
+        ("merge", "gather a finished run into RUN/archive.h5"),
+        ("info", "say what a run holds"),
+    ):
+        command = ArgumentParser(description=text)
+        command.add_argument("run", type=str, metavar="RUN", help="the run folder")
+        commands.add_subcommand(name, command, help=text)
+    return parser
+
+
+def _score(options: Namespace) -> None:
+    # An encoder without given weights should be the same one when the run is resumed.
+    torch.manual_seed(options.seed)
+    images = open_images(options.data)
+    encoder, provenance = load_encoder(options.encoder, options.returns, options.weights)
+    try:
+        score_images(
+            encoder,
+            images,
+            options.out,
+            Settings(k=options.k, seed=options.seed, directions=options.directions),
+            batch_size=options.batch_size,
+            shard_size=options.shard_size,
+            device=options.device,
+            provenance=provenance,
+        )
+    except TypeError as error:
+        if options.returns is None and "pb.as_map" in str(error):
+            raise TypeError(f"{error}; on the command line, --returns declares it") from error
+        raise
+    print(f"{images.count} images are scored; next: pullback merge {options.out}")
+
+
+def _merge(options: Namespace) -> None:
+    print(f"wrote {archive.merge(Path(options.run))}")
+
+
+def _info(options: Namespace) -> None:
+    print(summary(Path(options.run)))
+
+
+def summary(run: Path) -> str:
+    """What a run holds, as a text: encoder, data, progress, quantiles of the scores, doubts."""
+    manifest = archive.read_manifest(run)
+    files = list(archive.shards(run, manifest))
+    finished = sum(path.exists() for _, _, path in files)
+    encoder, data, settings = manifest["encoder"], manifest["data"], manifest["score"]
+    archived = "merged into archive.h5" if Path(run, "archive.h5").exists() else "not merged yet"
+    lines = [
+        f"encoder    {encoder.get('factory', '?')}, returns {encoder['returns'] or 'as found'}, "
+        f"weights {encoder['weights'][:12]}",
+        f"data       {data['name']}: {data['count']} images of shape {tuple(data['event_shape'])}",
+        f"settings   k = {settings['k']}, seed {settings['seed']}, {settings['dtype']}",
+        f"shards     {finished} of {len(files)} finished, {archived}",
+    ]
+    names = [name for name in archive.COLUMNS if name not in ("directions", "label")]
+    columns = archive.read(run, names)
+    if not columns:
+        return "\n".join(lines)
+    lines += ["", f"{'':18}{'median':>12}{'5 %':>12}{'95 %':>12}  units"]
+    for name, values in columns.items():
+        if values.ndim == 1 and not name.endswith("_error"):
+            finite = values[np.isfinite(values)]
+            quantiles = np.quantile(finite, [0.5, 0.05, 0.95]) if len(finite) else [np.nan] * 3
+            numbers = "".join(f"{q:12.4g}" for q in quantiles)
+            lines.append(f"{name:18}{numbers}  {archive.COLUMNS[name].units}")
+    return "\n".join([*lines, "", *_doubts(columns)])
+
+
+def _doubts(columns: dict[str, np.ndarray]) -> list[str]:
+    count = len(columns["converged"])
+    unconverged = int((columns["converged"] == 0).any(axis=1).sum())
+    deficient = int((columns["eigenvalues"] == 0).any(axis=1).sum())
+    error = float(columns["entropy_error"].max())
+    return [
+        f"{count - unconverged} of {count} images have all eigenpairs converged",
+        f"{deficient} of {count} images have a rank below k (their eigenvalues end in zeros)",
+        f"the largest standard error of an entropy is {error:.1e} nat",
+    ]

@@ -1,0 +1,200 @@
+"""A data set scored into a run folder, shard by shard; the same command again resumes it."""
+
+import hashlib
+import json
+import logging
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from . import archive
+from .eigen import ConvergenceWarning, RankWarning
+from .images import Images
+from .maps import Map
+from .probes import draw_seeds
+from .scores import score
+
+log = logging.getLogger("pullback")
+
+_RENAMED = {"residual_norms": "residual_norm"}
+_LEFT_OUT = ("n_products", "directions")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides the numbers of a run, beside encoder and images.
+
+    Attributes:
+        k: eigenpairs per image.
+        seed: of the Krylov starts and probes.
+        directions: whether the eigenvectors are stored too.
+    """
+
+    k: int = 5
+    seed: int = 0
+    directions: bool = False
+
+
+def score_images(
+    encoder: Map,
+    images: Images,
+    run: str | Path,
+    settings: Settings | None = None,
+    *,
+    batch_size: int = 64,
+    shard_size: int = 512,
+    device: str = "cpu",
+    provenance: dict[str, Any] | None = None,
+) -> None:
+    """Score every image, and leave the finished shards in ``run``.
+
+    Each shard is computed in memory and published whole. Shards that are there already are not
+    computed again; results do not depend on the batch size, the shard size or interruptions.
+
+    Args:
+        encoder: the map to score; its module is moved to ``device``.
+        images: the data set; works in float32.
+        run: the folder, made if absent.
+        settings: see :class:`Settings`.
+        batch_size: images per product.
+        shard_size: images per shard.
+        device: any that PyTorch knows.
+        provenance: further facts about the encoder that two runs must share to be the same run.
+
+    Raises:
+        FileExistsError: the folder holds another run, or other files.
+        TypeError, ValueError: see :func:`pullback.score`; nothing is written if the first image
+            already fails.
+    """
+    run, settings = Path(run), settings or Settings()
+    for name, value in (("batch size", batch_size), ("shard size", shard_size)):
+        if value < 1:
+            raise ValueError(f"the {name} must be at least 1, got {value}")
+    target = _device(device)
+    if encoder.owner is not None:
+        encoder.owner.to(target)
+    _try_first(encoder, images, settings.k, target)
+    manifest = {
+        "format": archive.FORMAT,
+        "encoder": {**(provenance or {}), "returns": encoder.returns, "weights": _digest(encoder)},
+        "data": {
+            "name": images.path.name,
+            "count": images.count,
+            "event_shape": list(images.event_shape),
+            "sha256": images.digest(),
+        },
+        "score": {**vars(settings), "dtype": "float32"},
+        "shard_size": shard_size,
+        "versions": {"pullback": version("pullback"), "torch": torch.__version__},
+    }
+    _claim(run, manifest)
+
+    todo = [shard for shard in archive.shards(run, manifest) if not shard[2].exists()]
+    done = images.count - sum(stop - start for start, stop, _ in todo)
+    with tqdm(total=images.count, initial=done, unit="image", desc="scoring") as progress:
+        for start, stop, path in todo:
+            batches = []
+            for first in range(start, stop, batch_size):
+                last = min(first + batch_size, stop)
+                batches.append(_score_batch(encoder, images, first, last, settings, target))
+                progress.update(last - first)
+            columns = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+            if images.labels is not None:
+                columns["label"] = images.labels[start:stop]
+            archive.write(path, columns, first_sample=start, configuration=manifest)
+
+
+def _score_batch(
+    encoder: Map, images: Images, first: int, last: int, settings: Settings, device: torch.device
+) -> dict[str, NDArray]:
+    x = torch.from_numpy(images.read(first, last)).to(device)
+    # The seeds of earlier images are skipped, so that every image has its own wherever one starts.
+    generator = torch.Generator().manual_seed(settings.seed)
+    draw_seeds(first, generator)
+    try:
+        with warnings.catch_warnings():
+            # They would come once a batch; `pullback info` counts them all.
+            warnings.simplefilter("ignore", RankWarning)
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            scores = score(encoder, x, settings.k, generator=generator)
+    except ValueError as error:
+        raise ValueError(f"{error} (sample 0 being image {first} of {images.path})") from error
+    columns = {
+        _RENAMED.get(name, name): tensor.cpu().numpy()
+        for name, tensor in vars(scores).items()
+        if name not in _LEFT_OUT
+    }
+    columns["converged"] = columns["converged"].astype(np.int8)
+    if settings.directions:
+        columns["directions"] = scores.directions.flatten(2).cpu().numpy()
+    return columns
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here: {reason}") from error
+    return device
+
+
+def _try_first(encoder: Map, images: Images, k: int, device: torch.device) -> None:
+    """Everything that can be wrong with encoder and options, before any work."""
+    n = int(np.prod(images.event_shape))
+    if not 1 <= k <= n:
+        raise ValueError(f"k={k} eigenpairs asked for; 1 to N = {n} exist for {images.path}")
+    encoder.check(torch.from_numpy(images.read(0, 1)).to(device))
+
+
+def _digest(encoder: Map) -> str:
+    sha = hashlib.sha256()
+    for name, tensor in encoder.tensors().items():
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _claim(run: Path, manifest: dict[str, Any]) -> None:
+    """Make the folder, or see that it holds this very run."""
+    if run.exists() and not run.is_dir():
+        raise FileExistsError(f"{run} is a file; give a folder for the run")
+    if Path(run, "manifest.json").exists():
+        differences = _differences(archive.read_manifest(run), manifest)
+        if differences:
+            raise FileExistsError(
+                f"{run} holds another run: {'; '.join(differences)}; give another folder, or "
+                "repeat that run's settings to resume it"
+            )
+        log.info("resuming %s", run)
+    elif run.is_dir() and any(run.iterdir()):
+        raise FileExistsError(f"{run} is not empty and holds no run; give another folder")
+    Path(run, "shards").mkdir(parents=True, exist_ok=True)
+    for stale in Path(run, "shards").glob(".*.tmp"):
+        stale.unlink()
+    archive.write_text(Path(run, "manifest.json"), json.dumps(manifest, indent=2) + "\n")
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs, as sentences like ``score.k was 5 and is 3``."""
+    differences = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            differences += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            differences.append(f"{prefix}{key} was {_short(a)} and is {_short(b)}")
+    return differences
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 40 else text[:12] + "…"

@@ -1,0 +1,38 @@
+"""Train the paper's VAE on MNIST, FashionMNIST or digits, and keep its checkpoint."""
+
+from pathlib import Path
+
+from models import datasets, training
+
+
+def train(
+    out: str,
+    dataset: str = "mnist",
+    data: str | None = None,
+    beta: float = 1.0,
+    epochs: int = 10,
+    likelihood: str = "gaussian",
+    seed: int = 0,
+    download: bool = False,
+) -> None:
+    """Train the paper's VAE and write its checkpoint, in safetensors format.
+
+    Args:
+        out: file for the checkpoint, ending in .safetensors.
+        dataset: digits, mnist or fashion-mnist.
+        data: folder with the IDX files; the variable PULLBACK_DATA if absent.
+        beta: weight of the Kullback-Leibler divergence.
+        epochs: passes over the training images.
+        likelihood: gaussian (sum of squared errors) or bernoulli.
+        seed: of weights, order and noise.
+        download: fetch the data from openml.org if there is no folder.
+    """
+    path = Path(out)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"the checkpoint's name must end in .safetensors, got {out!r}")
+    split = datasets.load(dataset, data, download)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    vae = training.train(split.train, beta=beta, epochs=epochs, likelihood=likelihood, seed=seed)
+    training.save(vae, path, dataset=dataset, beta=beta, epochs=epochs, seed=seed)
+    error = (vae.decode(vae.encode(split.test)[0]) - split.test).square().mean().item()
+    print(f"wrote {path}; mean squared error of the held-out reconstructions: {error:.4f}")
