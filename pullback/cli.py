@@ -63,9 +63,7 @@ def _parser() -> ArgumentParser:
     score.add_argument("--shard-size", type=int, default=512, help="images per file")
     score.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, …")
     score.add_argument("--seed", type=int, default=0, help="of starting vectors and probes")
-    score.add_argument(
-        "--directions", type=bool, default=False, help="store the eigenvectors as well"
-    )
+    score.add_argument("--directions", action="store_true", help="store the eigenvectors as well")
     commands.add_subcommand("score", score, help="score a data set")
 
     for name, text in (
@@ -147,3 +145,7 @@ def _doubts(columns: dict[str, np.ndarray]) -> list[str]:
         f"{deficient} of {count} images have a rank below k (their eigenvalues end in zeros)",
         f"the largest standard error of an entropy is {error:.1e} nat",
     ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -86,7 +86,7 @@ def _gallery(panel: SubFigure, vae: MLPVAE, images: Tensor, scores: dict[str, ND
     axes = panel.subplots(len(rows), SHOWN)
     for line, (label, pictures) in zip(axes, rows, strict=True):
         for axis, picture in zip(line, pictures, strict=True):
-            axis.imshow(picture[0], cmap="gray", vmin=0, vmax=1)
+            axis.imshow(picture[0].numpy(), cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(label, rotation=0, ha="right", va="center")
     panel.suptitle(

@@ -1,0 +1,80 @@
+"""Training: it learns, repeats itself, keeps what it learnt, and refuses what it cannot do."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models import datasets, training
+
+SMALL = {"hidden": (32, 16), "latent": 4}
+
+
+def digits() -> torch.Tensor:
+    return datasets.load("digits").train[:300]
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_reconstructions_beat_the_mean_image(likelihood):
+    x = digits()
+    vae = training.train(x, beta=0.05, epochs=40, likelihood=likelihood, **SMALL)
+    assert not vae.training
+    error = (vae.decode(vae.encode(x)[0]) - x).square().mean()
+    assert error < 0.6 * (x - x.mean(0)).square().mean()
+
+
+def test_a_larger_beta_keeps_the_code_closer_to_the_prior():
+    x = digits()
+    divergences = []
+    for beta in (0.01, 10.0):
+        mean, logvar = training.train(x, beta=beta, epochs=10, **SMALL).encode(x)
+        divergences.append((mean.square() + logvar.exp() - 1 - logvar).sum(1).mean())
+    assert divergences[1] < 0.1 * divergences[0]
+
+
+def test_the_seed_decides_and_the_global_generator_is_left_alone():
+    x = digits()[:50]
+    before = torch.random.get_rng_state()
+    one, two, three = (
+        training.train(x, epochs=2, seed=seed, **SMALL).state_dict() for seed in (3, 3, 4)
+    )
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["mean.weight"], three["mean.weight"])
+
+
+def test_a_last_batch_of_one_image_is_survived():
+    assert training.train(digits()[:9], epochs=1, batch_size=4, **SMALL)
+
+
+def test_checkpoints(tmp_path):
+    vae = training.train(digits()[:50], epochs=1, **SMALL)
+    path = tmp_path / "vae.safetensors"
+    training.save(vae, path, beta=0.5, dataset="digits")
+    again = training.load(path)
+    assert not again.training
+    x = digits()
+    torch.testing.assert_close(again.encode(x), vae.encode(x))
+
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        training.load(tmp_path / "nowhere")
+    (tmp_path / "text").write_text("text")
+    with pytest.raises(ValueError, match="is no safetensors file"):
+        training.load(tmp_path / "text")
+    save_file({"a": torch.ones(1)}, tmp_path / "bare.safetensors")
+    with pytest.raises(ValueError, match="does not say what architecture"):
+        training.load(tmp_path / "bare.safetensors")
+
+
+def test_what_is_refused():
+    x = digits()[:10]
+    for beta in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"beta must be positive, got {beta}"):
+            training.train(x, beta=beta, **SMALL)
+    with pytest.raises(ValueError, match=r"at least 1 epoch, .* got 0, 10 and 128"):
+        training.train(x, epochs=0, **SMALL)
+    with pytest.raises(ValueError, match=r"at least 1 epoch, .* got 1, 10 and 1$"):
+        training.train(x, epochs=1, batch_size=1, **SMALL)
+    with pytest.raises(ValueError, match="likelihood='poisson' is not one of"):
+        training.train(x, likelihood="poisson", **SMALL)
+    with pytest.raises(FloatingPointError, match="the loss is nan after epoch 1"):
+        training.train(x * torch.nan, epochs=3, **SMALL)

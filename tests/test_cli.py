@@ -1,0 +1,318 @@
+"""The command line as its users meet it: what it does, and what it says when it does not."""
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from pullback import archive, cli
+
+ENCODERS = """
+    import time
+    import torch
+    from torch import nn
+    import pullback as pb
+
+    class Pair(nn.Module):
+        def __init__(self, outputs=4):
+            super().__init__()
+            self.net = nn.Linear(16, 2 * outputs)
+
+        def encode(self, x):
+            mean, logvar = self.net(x.flatten(1)).chunk(2, 1)
+            return mean, logvar
+
+        forward = encode
+
+    def pair():
+        return Pair()
+
+    def declared():
+        return pb.as_map(Pair().encode, "mean_logvar")
+
+    def wider():
+        return pb.as_map(Pair(5).encode, "mean_logvar")
+
+    def function():
+        return lambda x: x.flatten(1) * 2
+
+    def number():
+        return 3
+
+    def failing():
+        return undefined
+
+    def training():
+        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 3))
+
+    def dropout():
+        return lambda x: nn.functional.dropout(x.flatten(1))
+
+    def overflowing():
+        return lambda x: (400 * x.flatten(1)).exp()
+
+    class Slow(Pair):
+        def forward(self, x):
+            time.sleep(0.02)
+            return self.encode(x)
+
+    def slow():
+        return pb.as_map(Slow(), "mean_logvar")
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with encoders and 30 images, in which commands run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "encoders.py").write_text(textwrap.dedent(ENCODERS))
+    images = np.random.default_rng(0).random((30, 4, 4), dtype=np.float32)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(30) % 3)
+    return tmp_path
+
+
+def names(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def run(*arguments):
+    """The exit status of a command."""
+    return cli.main([str(argument) for argument in arguments])
+
+
+def score(factory="declared", out="run", *more, data="data.npz"):
+    return run("score", "--encoder", f"encoders.py:{factory}", "--data", data, "--out", out, *more)
+
+
+def refused(capsys, status, *messages):
+    error = capsys.readouterr().err
+    assert status == 1
+    for message in messages:
+        assert message in error
+    assert "Traceback" not in error
+
+
+def test_score_merge_and_info(place, capsys):
+    assert score("declared", "run", "--shard-size", 7, "--batch-size", 4, "-k", 3) == 0
+    assert "30 images are scored; next: pullback merge run" in capsys.readouterr().out
+    assert names("run") == ["manifest.json", "shards"]
+    assert len(names("run/shards")) == 5
+    assert run("info", "run") == 0
+    assert "5 of 5 finished, not merged yet" in capsys.readouterr().out
+    assert run("merge", "run") == 0
+    assert run("info", "run") == 0
+    shown = capsys.readouterr().out
+    assert "merged into archive.h5" in shown
+    assert "30 of 30 images have all eigenpairs converged" in shown
+    assert "spectral_radius" in shown
+
+    columns = archive.read(place / "run")
+    assert columns["eigenvalues"].shape == (30, 3)
+    np.testing.assert_array_equal(columns["label"], np.arange(30) % 3)
+    assert "directions" not in columns
+
+
+def test_results_do_not_depend_on_batches_and_shards(place):
+    score("declared", "one", "--shard-size", 7, "--batch-size", 4, "--directions")
+    score("declared", "two", "--shard-size", 30, "--batch-size", 30, "--directions")
+    one, two = archive.read(place / "one"), archive.read(place / "two")
+    for name, array in one.items():
+        np.testing.assert_allclose(array, two[name], rtol=1e-5, atol=1e-5)
+    assert one["directions"].shape == (30, 5, 16)
+
+
+def test_a_second_run_does_nothing_and_the_same_seed_gives_the_same(place):
+    assert score() == 0
+    before = {p: p.stat().st_mtime_ns for p in (place / "run" / "shards").iterdir()}
+    assert score() == 0
+    assert before == {p: p.stat().st_mtime_ns for p in (place / "run" / "shards").iterdir()}
+    score("declared", "again")
+    a, b = archive.read(place / "run"), archive.read(place / "again")
+    for name, array in a.items():
+        np.testing.assert_array_equal(array, b[name])
+
+
+def test_an_interrupted_run_resumes(place):
+    """Ctrl-C in the middle: finished shards stay, and the same command finishes the run."""
+    command = [sys.executable, "-m", "pullback.cli", "score", "--encoder", "encoders.py:slow"]
+    command += ["--data", "data.npz", "--out", "run", "--shard-size", "3", "--batch-size", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    shards = place / "run" / "shards"
+    while len(list(shards.glob("part-*.h5"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == cli.INTERRUPTED
+    assert "interrupted; the same command again resumes the run" in error
+    assert "Traceback" not in error
+    finished = {p: p.stat().st_mtime_ns for p in shards.glob("part-*.h5")}
+    assert 2 <= len(finished) < 10
+    assert run("merge", "run") == 1
+
+    (shards / ".part-000009.h5.1.tmp").write_bytes(b"left by a process that was killed")
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert all(p.stat().st_mtime_ns == stamp for p, stamp in finished.items())
+    assert sorted(p.name for p in shards.iterdir()) == [f"part-{i:06d}.h5" for i in range(10)]
+    score("slow", "whole", "--shard-size", 30, "--batch-size", 30)
+    resumed, whole = archive.read(place / "run"), archive.read(place / "whole")
+    for name, array in resumed.items():
+        np.testing.assert_allclose(array, whole[name], rtol=1e-5, atol=1e-5)
+
+
+def test_a_folder_that_holds_another_run(place, capsys):
+    score()
+    capsys.readouterr()
+    refused(
+        capsys, score("declared", "run", "-k", 3), "holds another run", "score.k was 5 and is 3"
+    )
+    refused(capsys, score("declared", "run", "--seed", 1), "score.seed was 0 and is 1", "weights")
+    refused(
+        capsys, score("pair", "run", "--returns", "mean_logvar"), "encoder.factory was declared"
+    )
+    np.save("other.npy", np.zeros((30, 4, 4), np.float32))
+    refused(capsys, score(data="other.npy"), "data.name was data.npz and is other.npy", "data.sha")
+    (place / "full").mkdir()
+    (place / "full" / "thesis.tex").write_text("")
+    refused(capsys, score("declared", "full"), "full is not empty and holds no run")
+    assert names("full") == ["thesis.tex"]
+    (place / "file").write_text("")
+    refused(capsys, score("declared", "file"), "file is a file; give a folder")
+
+
+def test_weights(place, capsys):
+    net = torch.nn.Linear(16, 8)
+    state = {f"owner.net.{k}".removeprefix("owner."): v.detach() for k, v in net.named_parameters()}
+    save_file(state, "good.safetensors")
+    torch.save(state, "good.pt")
+    torch.save({"state_dict": state, "epoch": 3}, "lightning.ckpt")
+    digests = set()
+    for name in ("good.safetensors", "good.pt", "lightning.ckpt"):
+        assert score("declared", name.replace(".", "_"), "--weights", name) == 0
+        digests.add(archive.read_manifest(name.replace(".", "_"))["encoder"]["weights"])
+    assert len(digests) == 1
+    capsys.readouterr()
+
+    refused(capsys, score("declared", "x", "--weights", "none.pt"), "no weights at none.pt")
+    for name in ("good.safetensors", "good.pt"):
+        refused(
+            capsys,
+            score("wider", "x", "--weights", name),
+            f"the weights in {name} are of another architecture",
+            "2 differ in shape (first: 'net.weight', (8, 16) for (10, 16))",
+        )
+    torch.save({"net.weight": state["net.weight"], "more": torch.ones(1)}, "odd.pt")
+    refused(
+        capsys,
+        score("declared", "x", "--weights", "odd.pt"),
+        "1 tensors are missing (first: 'net.bias')",
+        "1 are unknown to the module (first: 'more')",
+    )
+    torch.save(net, "module.pt")
+    (place / "text.pt").write_text("hello")
+    (place / "text.safetensors").write_text("hello")
+    (place / "empty.pt").write_bytes(b"")
+    for name in ("module.pt", "text.pt", "text.safetensors", "empty.pt"):
+        status = score("declared", "x", "--weights", name)
+        refused(capsys, status, f"{name} holds no weights that can be loaded safely")
+    torch.save([1, 2], "list.pt")
+    refused(capsys, score("declared", "x", "--weights", "list.pt"), "holds a list that is not")
+    refused(capsys, score("function", "x", "--weights", "good.pt"), "returned a plain function")
+    assert not (place / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("factory", "messages"),
+    [
+        ("pair", ["'mean_logvar'", "on the command line, --returns declares it"]),
+        ("number", ["encoders.py:number must return a module or a map, got int"]),
+        ("failing", ["failed: NameError: name 'undefined' is not defined", "encoders.py, line"]),
+        ("absent", ["has no callable 'absent'; it has Pair, pair, declared"]),
+        ("training", ["'1' (BatchNorm1d) is in training mode", ".eval()"]),
+        ("dropout", ["two different results for the same input"]),
+        ("overflowing", ["NaN or infinite"]),
+    ],
+)
+def test_encoders_that_are_refused_before_anything_is_written(place, capsys, factory, messages):
+    refused(capsys, score(factory), *messages)
+    assert not (place / "run").exists()
+
+
+def test_other_arguments_that_are_refused(place, capsys):
+    refused(capsys, score("declared", "run", "-k", 0), "k=0 eigenpairs asked for; 1 to N = 16")
+    refused(capsys, score("declared", "run", "-k", 17), "k=17 eigenpairs asked for; 1 to N = 16")
+    refused(capsys, score("declared", "run", "--batch-size", 0), "batch size must be at least 1")
+    refused(capsys, score("declared", "run", "--shard-size", -1), "shard size must be at least 1")
+    refused(
+        capsys, score("declared", "run", "--device", "abacus"), "device 'abacus' cannot be used"
+    )
+    refused(capsys, score("pair", "run", "--returns", "logvar"), "returns='logvar' is not one of")
+    refused(capsys, score(data="nowhere"), "no data at nowhere")
+    refused(
+        capsys, run("score", "--encoder", "encoders.py", "--data", "d", "--out", "o"), "no data"
+    )
+    for spec, message in (
+        ("encoders.py", "does not have the form FILE_OR_MODULE:FACTORY"),
+        ("missing.py:f", "no file missing.py"),
+        ("missing.module:f", "no module 'missing.module' can be imported"),
+    ):
+        status = run("score", "--encoder", spec, "--data", "data.npz", "--out", "run")
+        refused(capsys, status, message)
+    assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--bogus", "3"], ["-k", "x"]])
+def test_unknown_options_and_wrong_types(place, capsys, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        score("declared", "run", *arguments)
+    assert stopped.value.code == 2
+    assert arguments[0].strip("-") in capsys.readouterr().err
+
+
+def test_images_of_the_wrong_shape_or_content(place, capsys):
+    np.save("small.npy", np.zeros((5, 3, 3), np.float32))
+    refused(capsys, score(data="small.npy"), "cannot be applied to a batch of shape (2, 3, 3)")
+    bad = np.zeros((5, 4, 4), np.float32)
+    bad[3] = np.nan
+    np.save("nan.npy", bad)
+    refused(capsys, score(data="nan.npy"), "image 3 of nan.npy holds NaN or infinite values")
+    (place / "folder").mkdir()
+    refused(capsys, score(data="folder"), "no images in folder")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save("folder/a.png")
+    (place / "folder" / "b.png").write_bytes(b"broken")
+    refused(capsys, score(data="folder"), "b.png cannot be read as an image")
+    assert not (place / "run").exists()
+
+
+def test_an_output_that_is_not_finite_is_named_by_its_image(place, capsys):
+    images = np.zeros((20, 4, 4), np.float32)
+    images[13] = 1
+    np.save("late.npy", images)
+    status = score("overflowing", "run", "--batch-size", 4, data="late.npy")
+    refused(capsys, status, "NaN or infinite")
+
+
+def test_a_folder_of_images_and_a_configuration_file(place):
+    (place / "folder").mkdir()
+    for i in range(3):
+        Image.fromarray(np.full((4, 4), 50 * i, np.uint8)).save(f"folder/{i}.png")
+    (place / "options.yaml").write_text(
+        "encoder: encoders.py:function\ndata: folder\nout: run\nk: 2\n"
+    )
+    assert run("score", "--config", "options.yaml", "-k", "4") == 0
+    manifest = json.loads((place / "run" / "manifest.json").read_text())
+    assert manifest["score"]["k"] == 4
+    np.testing.assert_allclose(archive.read("run")["eigenvalues"], np.full((3, 4), 4.0), rtol=1e-6)
+
+
+def test_an_importable_module(place):
+    assert run("score", "--encoder", "encoders:declared", "--data", "data.npz", "--out", "r") == 0

@@ -1,0 +1,27 @@
+"""The Python of the README runs as it stands, and its encoder scores images on the shell."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from pullback import cli
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_python_example():
+    (example,) = (block for block in BLOCKS if "pb.eigsh" in block)
+    exec(compile(example, "README.md", "exec"), {})
+
+
+def test_the_encoder_for_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (factory,) = (block for block in BLOCKS if block.startswith("# my_encoder.py"))
+    Path("my_encoder.py").write_text(factory, encoding="utf-8")
+    np.save("images.npy", np.random.default_rng(0).random((20, 8, 8), dtype=np.float32))
+    shown = re.findall(r"^    pullback (.*)$", README, re.MULTILINE)[:3]
+    for command in shown:
+        assert cli.main(command.split()) == 0
+    assert "20 of 20 images have all eigenpairs converged" in capsys.readouterr().out
