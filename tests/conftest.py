@@ -70,7 +70,9 @@ def numbered(matrices: Tensor) -> Tensor:
 
 
 def pytest_configure() -> None:
-    """Share the cores between the workers that run the tests side by side."""
+    """Share the cores between the workers; keep deprecated names of jsonargparse silent."""
+    # unittest's assertWarns reads an attribute of every module; jsonargparse warns of the read.
+    os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
