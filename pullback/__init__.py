@@ -1,5 +1,6 @@
 """Matrix-free spectra of the expected pullback metric of an encoder."""
 
+from . import archive
 from .eigen import ConvergenceWarning, EigenPairs, RankWarning, eigsh
 from .maps import Map, as_map
 from .metrics import expected_metric, jacobian, sampled_metric
@@ -16,6 +17,7 @@ __all__ = [
     "PullbackMetric",
     "RankWarning",
     "Scores",
+    "archive",
     "as_map",
     "eigsh",
     "entropy",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Outputs = tuple[Tensor, Tensor | None]
 
@@ -13,6 +14,8 @@ _UNSAFE_IN_TRAINING = (
     nn.modules.dropout._DropoutNd,
     nn.RReLU,
 )
+
+_TWICE = "the map cannot be differentiated twice by autograd, as Jacobian-vector products need"
 
 
 def require_finite(values: Tensor, problem: str, first: int = 0) -> None:
@@ -30,9 +33,9 @@ def check_input(x: Tensor) -> None:
     """Refuse what is not a finite, non-empty, floating-point batch ``(B, *event)``."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch tensor, got {type(x).__name__}")
-    if not x.is_floating_point():
+    if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(
-            f"x must be floating point, got {_plain(x.dtype)}; for images in bytes use x / 255"
+            f"x must be float32 or float64, got {_plain(x.dtype)}; for images in bytes use x / 255"
         )
     if x.ndim < 2 or x.numel() == 0:
         raise ValueError(
@@ -46,7 +49,7 @@ def check_mode(modules: Iterable[nn.Module]) -> None:
     """Refuse layers in training mode that mix samples or draw random numbers."""
     for module in modules:
         for name, layer in module.named_modules():
-            if layer.training and isinstance(layer, _UNSAFE_IN_TRAINING):
+            if layer.training and isinstance(layer, _UNSAFE_IN_TRAINING) and not _harmless(layer):
                 where = f"{name!r} ({type(layer).__name__})" if name else type(layer).__name__
                 raise ValueError(
                     f"layer {where} is in training mode, so samples would influence each "
@@ -68,26 +71,26 @@ def check_placement(tensors: dict[str, Tensor], x: Tensor) -> None:
             )
 
 
-def probe(call: Callable[[Tensor], Outputs], sample: Tensor) -> Outputs:
-    """Mean and std of a map for ``sample`` ``(1, *event)``, once it has behaved in three calls.
+def probe(call: Callable[[Tensor], Outputs], samples: Tensor) -> Outputs:
+    """Mean and std of a map for a first sample, once it has behaved in three calls.
 
     Samples have to be independent, results repeatable and finite, shapes to match, std > 0, and
-    the mean has to depend on x through autograd.
+    the mean has to depend on x through autograd, twice differentiably.
+
+    Args:
+        call: the map.
+        samples: ``(1, *event)`` or ``(2, *event)``.
     """
-    # The second sample differs from the first and, for pixels, stays within [0, 1].
-    pair = torch.cat([sample, 1 - sample])
-    with torch.inference_mode(False), torch.enable_grad():
-        pair = pair.clone().requires_grad_()
+    # Fused attention kernels cannot be differentiated twice; the plain one can.
+    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        pair = _two_different(samples.clone()).requires_grad_()
         first = call(pair)
         _check_outputs(first, pair)
-        if not first[0].requires_grad:
-            raise ValueError(
-                "the map's mean does not depend on x through autograd; remove torch.no_grad, "
-                ".detach() or .item() from it"
-            )
+        _check_derivatives(first[0], pair)
         _check_agreement(
             first,
             call(pair),
+            100 * torch.finfo(pair.dtype).eps,
             "returned two different results for the same input; call .eval() and take out "
             "what is random (dropout, sampling)",
         )
@@ -96,6 +99,7 @@ def probe(call: Callable[[Tensor], Outputs], sample: Tensor) -> Outputs:
         _check_agreement(
             alone,
             call(pair[:1]),
+            torch.finfo(pair.dtype).eps ** 0.5,
             "gives a sample another result in a batch than alone; call .eval() and take out "
             "what mixes samples (batch statistics)",
         )
@@ -104,6 +108,46 @@ def probe(call: Callable[[Tensor], Outputs], sample: Tensor) -> Outputs:
 
 def _plain(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _harmless(layer: nn.Module) -> bool:
+    """Instance statistics are those of a sample; only running averages mix them."""
+    return isinstance(layer, nn.modules.instancenorm._InstanceNorm) and (
+        not layer.track_running_stats
+    )
+
+
+def _two_different(samples: Tensor) -> Tensor:
+    """The samples, or the first and one with its values in other places, or scaled."""
+    first = samples[:1]
+    for second in (samples[1:], first.flatten().roll(1).view_as(first), 0.9 * first):
+        if len(second) and not torch.equal(first, second):
+            return torch.cat([first, second])
+    return torch.cat([first, first + 0.1])
+
+
+def _check_derivatives(mean: Tensor, x: Tensor) -> None:
+    """See that Jᵀu and J v can be had, and that they agree: uᵀ(J v) = (Jᵀu)ᵀv."""
+    u = torch.linspace(0.5, 1.5, mean.numel()).view_as(mean).to(mean).requires_grad_()
+    v = torch.linspace(-1.0, 1.5, x.numel()).view_as(x).to(x)
+    transposed = pushed = None
+    try:
+        if mean.requires_grad:
+            (transposed,) = torch.autograd.grad(mean, x, u, create_graph=True, allow_unused=True)
+        if transposed is not None and transposed.requires_grad:
+            (pushed,) = torch.autograd.grad(transposed, u, v, allow_unused=True)
+    except RuntimeError as error:
+        raise ValueError(f"{_TWICE}: {str(error).splitlines()[0]}") from error
+    if transposed is None:
+        raise ValueError(
+            "the map's mean does not depend on x through autograd; remove torch.no_grad, "
+            ".detach() or .item() from it"
+        )
+    pushed = torch.zeros_like(mean) if pushed is None else pushed
+    one, other = u * pushed, v * transposed
+    scale = one.abs().sum() + other.abs().sum()
+    if (one.sum() - other.sum()).abs() > torch.finfo(x.dtype).eps ** 0.5 * scale:
+        raise ValueError(f"{_TWICE}: its Jacobian-vector and vector-Jacobian products disagree")
 
 
 def _check_outputs(outputs: Outputs, x: Tensor) -> None:
@@ -135,11 +179,11 @@ def _check_outputs(outputs: Outputs, x: Tensor) -> None:
         )
 
 
-def _check_agreement(first: Outputs, second: Outputs, problem: str) -> None:
-    # Rounding may differ between calls; chance and batch statistics do far more than this.
+def _check_agreement(first: Outputs, second: Outputs, tolerance: float, problem: str) -> None:
+    # Rounding may differ between calls, more so for another batch size.
     for a, b in zip(first, second, strict=True):
         if a is None or b is None:
             continue
         scale = a.detach().abs().max().clamp(min=torch.finfo(a.dtype).tiny)
-        if (a - b).abs().max() > 10 * torch.finfo(a.dtype).eps ** 0.5 * scale:
+        if (a - b).abs().max() > tolerance * scale:
             raise ValueError(f"the map {problem}")

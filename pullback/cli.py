@@ -15,7 +15,9 @@ from .jobs import Settings, score_images
 from .loading import load_encoder
 from .maps import RETURNS
 
+DESCRIPTION = "Robustness scores of images from the pullback metric of one's own encoder."
 INTERRUPTED = 130
+_DOUBTFUL = ("converged", "eigenvalues", "entropy_error")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,14 +32,15 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command again resumes the run", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, TypeError, OSError) as error:
-        print(f"pullback {options.subcommand}: {error}", file=sys.stderr)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        what = f"{type(error).__name__}: " if isinstance(error, RuntimeError) else ""
+        print(f"pullback {options.subcommand}: {what}{error}", file=sys.stderr)
         return 1
     return 0
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="pullback", description=__doc__)
+    parser = ArgumentParser(prog="pullback", description=DESCRIPTION)
     commands = parser.add_subcommands()
 
     score = ArgumentParser(description="Score every image of a data set into a run folder.")
@@ -53,7 +56,7 @@ def _parser() -> ArgumentParser:
         "--returns",
         type=str | None,
         metavar="{" + ",".join(RETURNS) + "}",
-        help="what the encoder returns, if it is not a tensor, a distribution or a map",
+        help="what the encoder returns; not needed for a tensor, a distribution or a map",
     )
     score.add_argument("--weights", type=str | None, help="safetensors or torch state dictionary")
     score.add_argument("--data", required=True, type=str, help=FORMATS)
@@ -77,6 +80,7 @@ def _parser() -> ArgumentParser:
 
 
 def _score(options: Namespace) -> None:
+    settings = Settings(k=options.k, seed=options.seed, directions=options.directions)
     # An encoder without given weights should be the same one when the run is resumed.
     torch.manual_seed(options.seed)
     images = open_images(options.data)
@@ -86,7 +90,7 @@ def _score(options: Namespace) -> None:
             encoder,
             images,
             options.out,
-            Settings(k=options.k, seed=options.seed, directions=options.directions),
+            settings,
             batch_size=options.batch_size,
             shard_size=options.shard_size,
             device=options.device,
@@ -97,6 +101,7 @@ def _score(options: Namespace) -> None:
             raise TypeError(f"{error}; on the command line, --returns declares it") from error
         raise
     print(f"{images.count} images are scored; next: pullback merge {options.out}")
+    print("\n".join(_doubts(archive.read(Path(options.out), _DOUBTFUL))))
 
 
 def _merge(options: Namespace) -> None:
@@ -121,15 +126,15 @@ def summary(run: Path) -> str:
         f"settings   k = {settings['k']}, seed {settings['seed']}, {settings['dtype']}",
         f"shards     {finished} of {len(files)} finished, {archived}",
     ]
-    names = [name for name in archive.COLUMNS if name not in ("directions", "label")]
+    names = [name for name in archive.COLUMNS if name not in ("directions", "label", "file")]
     columns = archive.read(run, names)
     if not columns:
         return "\n".join(lines)
     lines += ["", f"{'':18}{'median':>12}{'5 %':>12}{'95 %':>12}  units"]
     for name, values in columns.items():
         if values.ndim == 1 and not name.endswith("_error"):
-            finite = values[np.isfinite(values)]
-            quantiles = np.quantile(finite, [0.5, 0.05, 0.95]) if len(finite) else [np.nan] * 3
+            # Values that occur, since there is nothing between −∞ and a number.
+            quantiles = np.quantile(values, [0.5, 0.05, 0.95], method="inverted_cdf")
             numbers = "".join(f"{q:12.4g}" for q in quantiles)
             lines.append(f"{name:18}{numbers}  {archive.COLUMNS[name].units}")
     return "\n".join([*lines, "", *_doubts(columns)])

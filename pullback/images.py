@@ -4,16 +4,20 @@ import gzip
 import hashlib
 import math
 import struct
-import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 FORMATS = "a .npy or .npz array, an IDX file (.gz or not) or a folder of images"
+EXTENSIONS = (
+    *(".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm"),
+    *(".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
 _PIXELS_AT_ONCE = 2**24
 _GRAY, _COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "CMYK", "YCbCr")
 
@@ -27,15 +31,17 @@ class Images:
         count: how many.
         event_shape: shape of one image, with the channel first.
         labels: ``(count,)`` int64, or None where unknown.
-        read: ``read(start, stop)`` gives ``(stop − start, *event_shape)`` float32; bytes become
-            numbers in [0, 1].
+        names: file names within the folder, or None if the images do not come from one.
+        read: ``read(start, stop)`` gives ``(stop − start, *event_shape)``, float64 if they are
+            stored so, else float32; bytes become numbers in [0, 1].
     """
 
     path: Path
     count: int
     event_shape: tuple[int, ...]
-    labels: NDArray[np.int64] | None
-    read: Callable[[int, int], NDArray[np.float32]]
+    read: Callable[[int, int], NDArray[np.floating]]
+    labels: NDArray[np.int64] | None = None
+    names: list[str] | None = None
 
     def digest(self) -> str:
         """SHA-256 of shape, labels and every value, which are all checked on the way.
@@ -54,6 +60,7 @@ class Images:
             sha.update(np.ascontiguousarray(images).data)
         if self.labels is not None:
             sha.update(self.labels.tobytes())
+        sha.update("\n".join(self.names or []).encode())
         return sha.hexdigest()
 
 
@@ -108,11 +115,13 @@ def from_array(path: Path, images: NDArray, labels: NDArray | None = None) -> Im
             )
         labels = labels.astype(np.int64)
 
-    def read(start: int, stop: int) -> NDArray[np.float32]:
-        part = images[start:stop].astype(np.float32)
-        return part / np.float32(255) if images.dtype == np.uint8 else part
+    def read(start: int, stop: int) -> NDArray[np.floating]:
+        part = images[start:stop]
+        if images.dtype == np.uint8:
+            return part.astype(np.float32) / np.float32(255)
+        return part.astype(np.float64 if images.dtype == np.float64 else np.float32)
 
-    return Images(path, len(images), tuple(images.shape[1:]), labels, read)
+    return Images(path, len(images), tuple(images.shape[1:]), read, labels)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
@@ -120,7 +129,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if len(raw) < 4 or raw[:3] != b"\0\0\x08":
         raise ValueError(f"{path} is no IDX file of bytes: it starts with {raw[:4].hex(' ')}")
@@ -160,8 +169,8 @@ def _open_idx(path: Path) -> Images:
 def _open_numpy(path: Path) -> Images:
     try:
         loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None)
-        arrays = {"images": loaded} if path.suffix == ".npy" else dict(loaded)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    except Exception as error:  # a damaged file makes its readers fail in many ways
         raise ValueError(f"{path} cannot be read as a NumPy array: {error}") from error
     labels = arrays.pop("labels", arrays.pop("y", None))
     images = arrays.pop("images", arrays.pop("x", None))
@@ -175,8 +184,12 @@ def _open_numpy(path: Path) -> Images:
 
 
 def _open_folder(path: Path) -> Images:
-    known = Image.registered_extensions()
-    files = sorted(f for f in path.rglob("*") if f.is_file() and f.suffix.lower() in known)
+    files = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in EXTENSIONS
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
     if not files:
         idx = sorted(path.glob("*images-idx3-ubyte*"))
         hint = f"; for its IDX file give {idx[0]}" if idx else ""
@@ -198,7 +211,8 @@ def _open_folder(path: Path) -> Images:
         return pixels.astype(np.float32) / np.float32(255)
 
     shape = (1 if gray else 3, size[1], size[0])
-    return Images(path, len(files), shape, None, read)
+    names = [str(file.relative_to(path)) for file in files]
+    return Images(path, len(files), shape, read, names=names)
 
 
 def _open_image(file: Path) -> Image.Image:
@@ -206,7 +220,7 @@ def _open_image(file: Path) -> Image.Image:
     try:
         with Image.open(file) as image:
             return image
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} cannot be read as an image: {error}") from error
 
 
@@ -215,7 +229,7 @@ def _pixels(file: Path, mode: str) -> NDArray[np.uint8]:
     try:
         with Image.open(file) as image:
             pixels = np.asarray(image.convert(mode))
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise ValueError(f"{file} cannot be read as an image: {error}") from error
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 

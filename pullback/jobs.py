@@ -41,6 +41,10 @@ class Settings:
     seed: int = 0
     directions: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"the seed must lie between 0 and 2**63 - 1, got {self.seed}")
+
 
 def score_images(
     encoder: Map,
@@ -74,13 +78,15 @@ def score_images(
             already fails.
     """
     run, settings = Path(run), settings or Settings()
+    check_folder(run)
     for name, value in (("batch size", batch_size), ("shard size", shard_size)):
         if value < 1:
             raise ValueError(f"the {name} must be at least 1, got {value}")
     target = _device(device)
-    if encoder.owner is not None:
-        encoder.owner.to(target)
-    _try_first(encoder, images, settings.k, target)
+    for module in encoder.modules():
+        module.to(target)
+    dtype = _dtype(encoder)
+    _try_first(encoder, images, settings.k, target, dtype)
     manifest = {
         "format": archive.FORMAT,
         "encoder": {**(provenance or {}), "returns": encoder.returns, "weights": _digest(encoder)},
@@ -90,31 +96,56 @@ def score_images(
             "event_shape": list(images.event_shape),
             "sha256": images.digest(),
         },
-        "score": {**vars(settings), "dtype": "float32"},
+        "score": {**vars(settings), "dtype": str(dtype).removeprefix("torch.")},
         "shard_size": shard_size,
         "versions": {"pullback": version("pullback"), "torch": torch.__version__},
     }
     _claim(run, manifest)
 
-    todo = [shard for shard in archive.shards(run, manifest) if not shard[2].exists()]
+    todo = [shard for shard in archive.shards(run, manifest) if not _is_done(shard, manifest)]
     done = images.count - sum(stop - start for start, stop, _ in todo)
     with tqdm(total=images.count, initial=done, unit="image", desc="scoring") as progress:
         for start, stop, path in todo:
             batches = []
             for first in range(start, stop, batch_size):
                 last = min(first + batch_size, stop)
-                batches.append(_score_batch(encoder, images, first, last, settings, target))
+                batches.append(_score_batch(encoder, images, first, last, settings, target, dtype))
                 progress.update(last - first)
             columns = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
             if images.labels is not None:
                 columns["label"] = images.labels[start:stop]
+            if images.names is not None:
+                width = max(len(name.encode()) for name in images.names)
+                names = [name.encode() for name in images.names[start:stop]]
+                columns["file"] = np.array(names, dtype=f"S{width}")
             archive.write(path, columns, first_sample=start, configuration=manifest)
 
 
+def check_folder(run: Path) -> None:
+    """Refuse what is neither a run, nor empty, nor absent.
+
+    Raises:
+        FileExistsError: the path is a file, or a folder that holds other things.
+    """
+    if run.exists() and not run.is_dir():
+        raise FileExistsError(f"{run} is a file; give a folder for the run")
+    if not run.is_dir() or Path(run, "manifest.json").exists():
+        return
+    # A manifest that was never finished does not count.
+    if any(not path.name.startswith(".manifest.json.") for path in run.iterdir()):
+        raise FileExistsError(f"{run} is not empty and holds no run; give another folder")
+
+
 def _score_batch(
-    encoder: Map, images: Images, first: int, last: int, settings: Settings, device: torch.device
+    encoder: Map,
+    images: Images,
+    first: int,
+    last: int,
+    settings: Settings,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> dict[str, NDArray]:
-    x = torch.from_numpy(images.read(first, last)).to(device)
+    x = torch.from_numpy(images.read(first, last)).to(device, dtype)
     # The seeds of earlier images are skipped, so that every image has its own wherever one starts.
     generator = torch.Generator().manual_seed(settings.seed)
     draw_seeds(first, generator)
@@ -147,26 +178,39 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _try_first(encoder: Map, images: Images, k: int, device: torch.device) -> None:
+def _dtype(encoder: Map) -> torch.dtype:
+    """That of the encoder's parameters; float32 if it has none."""
+    tensors = [t for module in encoder.modules() for t in module.parameters()]
+    floating = [t.dtype for t in tensors if t.is_floating_point()]
+    return floating[0] if floating else torch.float32
+
+
+def _try_first(
+    encoder: Map, images: Images, k: int, device: torch.device, dtype: torch.dtype
+) -> None:
     """Everything that can be wrong with encoder and options, before any work."""
     n = int(np.prod(images.event_shape))
     if not 1 <= k <= n:
         raise ValueError(f"k={k} eigenpairs asked for; 1 to N = {n} exist for {images.path}")
-    encoder.check(torch.from_numpy(images.read(0, 1)).to(device))
+    samples = torch.from_numpy(images.read(0, min(2, images.count))).to(device, dtype)
+    try:
+        encoder.check(samples)
+    except ValueError as error:
+        raise ValueError(f"{error} (tried on the first images of {images.path})") from error
 
 
 def _digest(encoder: Map) -> str:
+    """Of every parameter and buffer that the encoder uses, wherever it finds them."""
     sha = hashlib.sha256()
-    for name, tensor in encoder.tensors().items():
+    named = [pair for module in encoder.modules() for pair in module.state_dict().items()]
+    for name, tensor in [*named, *(("", tensor) for tensor in encoder.constants())]:
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return sha.hexdigest()
 
 
 def _claim(run: Path, manifest: dict[str, Any]) -> None:
     """Make the folder, or see that it holds this very run."""
-    if run.exists() and not run.is_dir():
-        raise FileExistsError(f"{run} is a file; give a folder for the run")
     if Path(run, "manifest.json").exists():
         differences = _differences(archive.read_manifest(run), manifest)
         if differences:
@@ -174,13 +218,23 @@ def _claim(run: Path, manifest: dict[str, Any]) -> None:
                 f"{run} holds another run: {'; '.join(differences)}; give another folder, or "
                 "repeat that run's settings to resume it"
             )
-        log.info("resuming %s", run)
-    elif run.is_dir() and any(run.iterdir()):
-        raise FileExistsError(f"{run} is not empty and holds no run; give another folder")
-    Path(run, "shards").mkdir(parents=True, exist_ok=True)
-    for stale in Path(run, "shards").glob(".*.tmp"):
-        stale.unlink()
+    run.mkdir(parents=True, exist_ok=True)
+    archive.sweep(run)
     archive.write_text(Path(run, "manifest.json"), json.dumps(manifest, indent=2) + "\n")
+    Path(run, "shards").mkdir(exist_ok=True)
+    archive.sweep(Path(run, "shards"))
+
+
+def _is_done(shard: archive.Shard, manifest: dict[str, Any]) -> bool:
+    """Whether a shard is there and whole; one that is not is made again."""
+    if not shard[2].exists():
+        return False
+    try:
+        archive.verify_shard(shard, manifest)
+    except ValueError as error:
+        log.warning("%s; scoring its images again", error)
+        return False
+    return True
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -69,7 +69,7 @@ def load_weights(encoder: Map, path: Path) -> None:
             "weights can be loaded into a module or a method of one; the encoder's factory "
             "returned a plain function"
         )
-    state = _read_state(path)
+    state = _with_tied(encoder.owner, _read_state(path))
     problems = _mismatches(encoder.owner, state)
     if problems:
         raise ValueError(f"the weights in {path} are of another architecture: {problems}")
@@ -78,29 +78,29 @@ def load_weights(encoder: Map, path: Path) -> None:
 
 def _import(location: str) -> ModuleType:
     path = Path(location)
-    if path.suffix != ".py":
-        sys.path.insert(0, str(Path.cwd()))
-        try:
-            return importlib.import_module(location)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"no module {location!r} can be imported: {error}") from error
-        finally:
-            sys.path.pop(0)
-    if not path.exists():
+    is_file = path.suffix == ".py"
+    if is_file and not path.exists():
         raise FileNotFoundError(f"no file {path} to take the encoder from")
+    # As Python does for a script: what lies beside it can be imported, now and later.
+    folder = str(path.resolve().parent if is_file else Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        return _run_file(path) if is_file else importlib.import_module(location)
+    except Exception as error:
+        absent = error.name if isinstance(error, ModuleNotFoundError) else None
+        if absent and not is_file and f"{location}.".startswith(f"{absent}."):
+            raise ValueError(f"there is no module {absent!r} to import") from error
+        raise ValueError(f"{location} cannot be imported: {_where(error)}") from error
+
+
+def _run_file(path: Path) -> ModuleType:
     name = f"_encoder_{path.stem}"
     module = ModuleType(name)
     module.__file__ = str(path)
-    # Registered, so that what it defines can be pickled; its folder is searched for what it
-    # imports, as Python does for a script.
+    # Registered, so that what it defines can be pickled.
     sys.modules[name] = module
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        SourceFileLoader(name, str(path)).exec_module(module)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be imported: {_where(error)}") from error
-    finally:
-        sys.path.pop(0)
+    SourceFileLoader(name, str(path)).exec_module(module)
     return module
 
 
@@ -125,19 +125,32 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file of any kind makes the unpickler fail in any way
-        reason = str(error).split("\n", 1)[0].split(". ", 1)[0]
+        reason = str(error).split("\n", 1)[0].split(". ", 1)[0] or type(error).__name__
         raise ValueError(
             f"{path} holds no weights that can be loaded safely ({reason}); save them with "
             "safetensors or torch.save(module.state_dict(), path)"
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(
             f"{path} holds a {type(state).__name__} that is not a dictionary of tensors; "
             "save module.state_dict()"
         )
     return state
+
+
+def _with_tied(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state, with names added that share their memory with one that is there."""
+    own = module.state_dict()
+    by_memory = {own[name].data_ptr(): name for name in state if name in own}
+    tied = {
+        name: state[by_memory[tensor.data_ptr()]]
+        for name, tensor in own.items()
+        if name not in state and tensor.data_ptr() in by_memory
+    }
+    return state | tied
 
 
 def _mismatches(module: nn.Module, state: dict[str, Tensor]) -> str:

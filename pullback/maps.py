@@ -1,5 +1,6 @@
 """What an encoder or decoder is: x ↦ (mean, std), declared by the user and checked once."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from .checks import check_input, check_mode, check_placement, probe
 
 RETURNS = ("mean", "mean_std", "mean_var", "mean_logvar", "distribution")
+_DEPTH = 5
 _CHOICES = ", ".join(f"{choice!r}" for choice in RETURNS)
 
 
@@ -38,7 +40,7 @@ def as_map(fn: Callable[..., Any], returns: str | None = None) -> "Map":
         raise TypeError(f"a map must be a module or a function, got {type(fn).__name__}")
     if returns is not None and returns not in RETURNS:
         raise ValueError(f"returns={returns!r} is not one of {_CHOICES}")
-    return Map(fn, returns)
+    return Map(_unwrapped(fn), returns)
 
 
 class Signature(NamedTuple):
@@ -54,7 +56,10 @@ class Signature(NamedTuple):
 
 
 class Map:
-    """A callable whose output is read as (mean, std). Made by :func:`as_map`."""
+    """A callable whose output is read as (mean, std). Made by :func:`as_map`.
+
+    It has no method ``to``, ``detach`` or the like: linear_operator would call it.
+    """
 
     def __init__(self, fn: Callable[..., Any], returns: str | None) -> None:
         self.fn = fn
@@ -73,12 +78,13 @@ class Map:
 
         ``tensors`` (see :meth:`tensors`) stand in for the module's own parameters and buffers.
         """
-        if not tensors or self.module is None:
-            return self._read(self.fn(x))
-        others = {name: b.to(x.device) for name, b in self.module.named_buffers()}
-        return self._read(torch.func.functional_call(self.module, others | tensors, (x,)))
+        return self._read(self._call(x, tensors))
 
-    # linear_operator calls `to`, `detach` and so on of any argument that has them; a map must not.
+    def _call(self, x: Tensor, tensors: dict[str, Tensor] | None) -> Any:
+        if not tensors or self.module is None:
+            return self.fn(x)
+        others = {name: b.to(x.device) for name, b in self.module.named_buffers()}
+        return torch.func.functional_call(self.module, others | tensors, (x,))
 
     @property
     def owner(self) -> nn.Module | None:
@@ -90,7 +96,19 @@ class Map:
         if self.module is None:
             return {}
         named = [*self.module.named_parameters(), *self.module.named_buffers()]
-        return {name: tensor for name, tensor in named if tensor.is_floating_point()}
+        return {name: ordinary(t) for name, t in named if t.is_floating_point()}
+
+    def modules(self) -> list[nn.Module]:
+        """Every module that a call runs, found through methods, closures and partials as well."""
+        return [found for found in _reachable(self.fn, set()) if isinstance(found, nn.Module)]
+
+    def constants(self) -> list[Tensor]:
+        """Tensors that a call uses beside :meth:`tensors`: what a plain function closes over."""
+        if self.module is not None:
+            return []
+        found = list(_reachable(self.fn, set()))
+        inside = [t for m in found if isinstance(m, nn.Module) for t in _tensors_of(m)]
+        return [*inside, *(t for t in found if isinstance(t, Tensor))]
 
     def check(self, x: Tensor) -> Signature:
         """Refuse an input or a map that has no pullback metric; otherwise say what it returns.
@@ -106,17 +124,17 @@ class Map:
             TypeError, ValueError: one sentence with what was received and what is accepted.
         """
         check_input(x)
-        check_mode(_modules_reachable_from(self.fn))
+        check_mode(self.modules())
         check_placement(self.tensors(), x)
         key = (x.shape[1:], x.dtype, x.device)
         if key not in self._checked:
-            mean, std = probe(self._try, x[:1].detach())
+            mean, std = probe(self._try, x[:2].detach())
             self._checked[key] = Signature(mean.shape[1:], std is not None)
         return self._checked[key]
 
     def _try(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         try:
-            output = self.fn(x)
+            output = self._call(x, self.tensors())
         except Exception as error:
             raise ValueError(
                 f"the map cannot be applied to a batch of shape {tuple(x.shape)}: {error}"
@@ -142,10 +160,11 @@ class Map:
     def _advice(self, output: Any) -> str:
         what = _describe(output)
         if self.returns is not None:
+            pick = ".chunk(2, dim=1)" if isinstance(output, Tensor) else "[:2]"
             return (
                 f"the map was declared returns={self.returns!r} but returned {what}; "
-                f"the choices are {_CHOICES}, and a function can pick what the module returns: "
-                "pb.as_map(lambda x: module(x)[:2], returns='mean_logvar')"
+                f"the choices are {_CHOICES}, and a function can pick from what the module "
+                f"returns, e.g. pb.as_map(lambda x: module(x){pick}, returns='mean_logvar')"
             )
         return (
             f"the map returned {what}, which could mean several things; declare it with "
@@ -154,11 +173,36 @@ class Map:
         )
 
 
+def ordinary(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy that autograd accepts if it was made in inference mode."""
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
+
+
+def _unwrapped(fn: Any) -> Callable[..., Any]:
+    """The module inside wrappers that cannot be differentiated twice."""
+    while True:
+        if isinstance(fn, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            fn = fn.module
+        elif isinstance(fn, nn.Module) and hasattr(fn, "_orig_mod"):  # torch.compile
+            fn = fn._orig_mod
+        else:
+            return fn
+
+
 def _module_behind(fn: Callable[..., Any]) -> nn.Module | None:
+    if isinstance(fn, torch.jit.ScriptModule):
+        return None  # its parameters cannot be replaced
     if isinstance(fn, nn.Module):
         return fn
     owner = getattr(fn, "__self__", None)
     return _Method(owner, fn.__name__) if isinstance(owner, nn.Module) else None
+
+
+def _tensors_of(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 class _Method(nn.Module):
@@ -174,17 +218,36 @@ class _Method(nn.Module):
         return getattr(self.owner, self.method)(x)
 
 
-def _modules_reachable_from(fn: Callable[..., Any]) -> Iterator[nn.Module]:
-    """Modules that a call would run: the callable itself, its owner, what its closure names."""
-    if isinstance(fn, nn.Module):
-        yield fn
+def _reachable(thing: Any, seen: set[int], depth: int = 0) -> Iterator[nn.Module | Tensor]:
+    """Modules and tensors that a call would use: the callable itself, its owner, its closure."""
+    if id(thing) in seen or depth > _DEPTH:
         return
-    function = inspect.unwrap(getattr(fn, "__func__", getattr(fn, "func", fn)))
-    candidates = [getattr(fn, "__self__", None)]
-    if inspect.isfunction(function):
-        variables = inspect.getclosurevars(function)
-        candidates += [*variables.nonlocals.values(), *variables.globals.values()]
-    yield from (candidate for candidate in candidates if isinstance(candidate, nn.Module))
+    seen.add(id(thing))
+    if isinstance(thing, nn.Module | Tensor):
+        yield thing
+        return
+    for part in _parts(thing):
+        yield from _reachable(part, seen, depth + 1)
+
+
+def _parts(thing: Any) -> list[Any]:
+    """What a function, a method, a partial, a container or a callable object refers to."""
+    if isinstance(thing, functools.partial):
+        return [thing.func, *thing.args, *thing.keywords.values()]
+    if inspect.ismethod(thing):
+        return [thing.__self__, thing.__func__]
+    if inspect.isfunction(thing):
+        if (thing.__module__ or "").partition(".")[0] == "torch":
+            return []
+        variables = inspect.getclosurevars(thing)
+        used = [*variables.nonlocals.values(), *variables.globals.values()]
+        return [*used, getattr(thing, "__wrapped__", None), *(thing.__defaults__ or ())]
+    if isinstance(thing, list | tuple):
+        return list(thing)
+    if isinstance(thing, dict):
+        return list(thing.values())
+    is_object = callable(thing) and not isinstance(thing, type) and hasattr(thing, "__dict__")
+    return list(vars(thing).values()) if is_object else []
 
 
 def _is_pair(output: Any) -> bool:
@@ -196,8 +259,11 @@ def _is_pair(output: Any) -> bool:
 
 
 def _is_distribution(output: Any) -> bool:
-    # Tensors have methods of these names.
-    return isinstance(getattr(output, "mean", None), Tensor) and isinstance(_spread(output), Tensor)
+    # Tensors have methods of these names; some distributions have no mean in closed form.
+    try:
+        return isinstance(output.mean, Tensor) and isinstance(_spread(output), Tensor)
+    except (AttributeError, NotImplementedError):
+        return False
 
 
 def _spread(output: Any) -> Any:

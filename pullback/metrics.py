@@ -8,7 +8,7 @@ from linear_operator import LinearOperator
 from linear_operator.operators import IdentityLinearOperator, KroneckerProductLinearOperator
 from torch import Tensor
 
-from .maps import Map, as_map
+from .maps import Map, as_map, ordinary
 from .operators import PREFIX, JacobianOperator, PullbackMetric
 from .probes import SampleStreams, as_generator
 
@@ -88,6 +88,7 @@ def _jacobian(
         raise TypeError(f"x must be a torch tensor, got {type(x).__name__}")
     if not 0 <= batch_dims < max(x.ndim, 1):
         raise ValueError(f"batch_dims={batch_dims} leaves no event in x of shape {tuple(x.shape)}")
+    x = ordinary(x)
     batch, event = x.shape[:batch_dims], x.shape[batch_dims:]
     samples = x.reshape(batch.numel(), *event)
     signature = fn.check(samples)

@@ -79,12 +79,14 @@ class JacobianOperator(LinearOperator):
         return _with_batch_as_columns(product, rhs, self.batch_shape)
 
     def _linearization(self) -> Linearization:
-        sources = [self.x, *([] if self.noise is None else [self.noise]), *self.tensors.values()]
-        if torch.is_grad_enabled() and any(t.requires_grad for t in sources):
+        noise = [] if self.noise is None else [self.noise]
+        own = [self.x, *noise, *self.tensors.values()]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in own):
             return Linearization(self._stacked(self.tensors), self._flat_x(), differentiable=True)
         detached = {name: tensor.detach() for name, tensor in self.tensors.items()}
         return self.memory.get(
-            sources, lambda: Linearization(self._stacked(detached), self._flat_x())
+            [*own, *self.fn.constants()],
+            lambda: Linearization(self._stacked(detached), self._flat_x()),
         )
 
     def _flat_x(self) -> Tensor:

@@ -38,4 +38,8 @@ def draw_seeds(count: int, generator: torch.Generator) -> Tensor:
 
 def as_generator(generator: torch.Generator | None) -> torch.Generator:
     """The generator given, or a new one with seed 0."""
-    return torch.Generator().manual_seed(0) if generator is None else generator
+    if generator is None:
+        return torch.Generator().manual_seed(0)
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {generator!r}")
+    return generator

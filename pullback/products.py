@@ -88,6 +88,13 @@ class Linearization:
         return product if several else product.unsqueeze(0)
 
 
+def _identity_of(tensor: Tensor) -> tuple:
+    # Inference tensors do not count their changes.
+    version = 0 if tensor.is_inference() else tensor._version
+    layout = tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+    return tensor.data_ptr(), version, *layout
+
+
 class LastLinearization:
     """Remembers the latest linearisation, as long as the tensors it was made from stay as they are.
 
@@ -102,7 +109,7 @@ class LastLinearization:
 
     def get(self, tensors: Sequence[Tensor], make: Callable[[], Linearization]) -> Linearization:
         """The remembered linearisation if it was made from these tensors, else ``make()``."""
-        key = [(t.data_ptr(), t._version, t.shape, t.stride(), t.dtype, t.device) for t in tensors]
+        key = [_identity_of(t) for t in tensors]
         if self._value is None or key != self._key:
             self._value = make()
             # Held, so that their memory is not given to other tensors.

@@ -16,7 +16,8 @@ class Scores:
     """Scores of B inputs; λ₁ ≥ λ₂ ≥ … are the eigenvalues of their expected pullback metrics.
 
     A metric measures squared latent length per squared input length, and so do λ and the trace;
-    entropies are in nats. Errors are standard errors, 0 where the spectrum is exact.
+    entropies are in nats. Errors are standard errors, without rounding: 0 where the whole spectrum
+    was computed.
 
     Attributes:
         eigenvalues: ``(B, k)``, descending.
@@ -90,7 +91,7 @@ def score(
     """
     with torch.no_grad():
         metric = expected_metric(encoder, x, decoder)
-        check_arguments(metric, k, method, tol)
+        k = check_arguments(metric, k, method, tol)
         streams = SampleStreams(len(x), as_generator(generator))
         pairs, spectrum = solve(metric, k, method, tol, streams, accurate_entropies)
     warn_of_doubts(pairs, tol)

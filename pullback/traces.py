@@ -6,19 +6,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .eigen import Spectrum, check_arguments, over_batch, solve
+from .eigen import Spectrum, StoppingRule, check_arguments, over_batch, solve
 from .operators import PullbackMetric
 from .probes import SampleStreams, as_generator
 
 NORMALIZATIONS = ("none", "trace", "max")
 
-# Krylov runs for entropies go on until their error is this small, in every convention.
+# Krylov runs go on until the trace's relative error, or that of every entropy, is this small.
+TRACE_TOL = 1e-3
 ENTROPY_TOL = 5e-4
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its standard error, ``(*batch,)`` each; an exact value has error 0."""
+    """A value and its standard error, ``(*batch,)`` each; rounding is not part of the error.
+
+    What is exact up to rounding has error 0.
+    """
 
     value: Tensor
     std_error: Tensor
@@ -37,7 +41,7 @@ def trace(metric: PullbackMetric, generator: torch.Generator | None = None) -> E
     Raises:
         TypeError: ``metric`` is not a :class:`PullbackMetric`.
     """
-    return _estimate(metric, generator, trace_of)
+    return _estimate(metric, generator, trace_of, accurate_trace)
 
 
 def entropy(
@@ -66,7 +70,9 @@ def entropy(
     if normalization not in NORMALIZATIONS:
         choices = ", ".join(map(repr, NORMALIZATIONS))
         raise ValueError(f"normalization={normalization!r} is not one of {choices}")
-    return _estimate(metric, generator, lambda spectrum: entropy_of(spectrum, normalization))
+    return _estimate(
+        metric, generator, lambda spectrum: entropy_of(spectrum, normalization), accurate_entropies
+    )
 
 
 def trace_of(spectrum: Spectrum) -> Estimate:
@@ -100,6 +106,12 @@ def entropy_of(spectrum: Spectrum, normalization: str) -> Estimate:
     return Estimate(value.masked_fill(zero, 0.0), error.masked_fill(zero, 0.0))
 
 
+def accurate_trace(spectrum: Spectrum) -> Tensor:
+    """Whether the trace is within TRACE_TOL, relatively, ``(B,)`` bool."""
+    total = trace_of(spectrum)
+    return total.std_error <= TRACE_TOL * total.value
+
+
 def accurate_entropies(spectrum: Spectrum) -> Tensor:
     """Whether all three entropies are within ENTROPY_TOL·max(1, |S|), ``(B,)`` bool."""
     estimates = [entropy_of(spectrum, normalization) for normalization in NORMALIZATIONS]
@@ -111,13 +123,14 @@ def _estimate(
     metric: PullbackMetric,
     generator: torch.Generator | None,
     read: Callable[[Spectrum], Estimate],
+    enough: StoppingRule,
 ) -> Estimate:
     check_arguments(metric, 1, "auto", ENTROPY_TOL)
     generator = as_generator(generator)
 
     def run(metric: PullbackMetric) -> dict[str, Tensor]:
         streams = SampleStreams(metric.shape[0], generator)
-        _, spectrum = solve(metric, 1, "auto", 1e-4, streams, accurate_entropies)
+        _, spectrum = solve(metric, 1, "auto", 1e-4, streams, enough)
         return vars(read(spectrum))
 
     with torch.no_grad():

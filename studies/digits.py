@@ -14,7 +14,7 @@ from models import datasets, training
 from models.vae import MLPVAE
 from pullback import archive, cli
 from pullback.images import from_array
-from pullback.jobs import Settings, score_images
+from pullback.jobs import Settings, check_folder, score_images
 
 HIDDEN, LATENT, EPOCHS = (128, 128, 64, 32), 8, 200
 # The two steps of the paper's Figure 2, in units of λη.
@@ -22,7 +22,7 @@ STEPS = (0.5223, 0.7443)
 SHOWN = 10
 
 
-def digits(out: str, beta: float = 0.1, seed: int = 0) -> None:
+def digits(out: str, beta: float = 0.5, seed: int = 0) -> None:
     """Train a small β-VAE on scikit-learn's digits, score the held-out ones, draw a figure.
 
     Args:
@@ -31,6 +31,7 @@ def digits(out: str, beta: float = 0.1, seed: int = 0) -> None:
         seed: of training and scoring; the same seed gives the same numbers.
     """
     run, split = Path(out), datasets.load("digits")
+    check_folder(run)
     vae = training.train(
         split.train, beta=beta, epochs=EPOCHS, seed=seed, hidden=HIDDEN, latent=LATENT
     )
@@ -79,9 +80,9 @@ def _gallery(panel: SubFigure, vae: MLPVAE, images: Tensor, scores: dict[str, ND
 
     rows = [("original", x), ("reconstruction", _reconstruct(vae, x))]
     for delta in STEPS:
-        corrupted = x + delta * step
-        length = (delta * step).flatten(1).norm(dim=1).mean().item()
-        rows.append((f"δ = {delta}\nmean ‖δλη‖ = {length:.2f}", corrupted))
+        corrupted = (x + delta * step).clamp(0, 1)
+        before, after = (_mean_norm(change) for change in (delta * step, corrupted - x))
+        rows.append((f"δ = {delta}\n‖δλη‖ = {before:.2f},\nclipped {after:.2f}", corrupted))
         rows.append(("reconstruction", _reconstruct(vae, corrupted)))
     axes = panel.subplots(len(rows), SHOWN)
     for line, (label, pictures) in zip(axes, rows, strict=True):
@@ -89,9 +90,11 @@ def _gallery(panel: SubFigure, vae: MLPVAE, images: Tensor, scores: dict[str, ND
             axis.imshow(picture[0].numpy(), cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(label, rotation=0, ha="right", va="center")
-    panel.suptitle(
-        "x + δλη along the top eigenvector η of the pullback metric, shown clipped to [0, 1]"
-    )
+    panel.suptitle("x + δλη along the top eigenvector η of the pullback metric, clipped to [0, 1]")
+
+
+def _mean_norm(change: Tensor) -> float:
+    return change.flatten(1).norm(dim=1).mean().item()
 
 
 def _reconstruct(vae: MLPVAE, x: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ def train(
     path = Path(out)
     if path.suffix != ".safetensors":
         raise ValueError(f"the checkpoint's name must end in .safetensors, got {out!r}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file for the checkpoint")
     split = datasets.load(dataset, data, download)
     path.parent.mkdir(parents=True, exist_ok=True)
     vae = training.train(split.train, beta=beta, epochs=epochs, likelihood=likelihood, seed=seed)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray
 
-from pullback import archive
+from pullback import archive, hdf5
 
 
 def columns(count=5, k=3, n=8):
@@ -15,17 +15,19 @@ def columns(count=5, k=3, n=8):
     table = {
         name: g.normal(size=(count, k) if column.dimensions[1:] == ("rank",) else count)
         for name, column in archive.COLUMNS.items()
-        if name not in ("converged", "label", "directions")
+        if name not in ("converged", "label", "file", "directions")
     }
     table = {name: array.astype(np.float32) for name, array in table.items()}
     table["converged"] = np.ones((count, k), np.int8)
     table["label"] = np.arange(count)
+    table["file"] = np.array([f"bild-ä{i}.png".encode() for i in range(count)])
     table["directions"] = g.normal(size=(count, k, n)).astype(np.float32)
     return table
 
 
 def make_run(folder, count=5, shard_size=2):
-    manifest = {"data": {"count": count}, "shard_size": shard_size, "score": {"k": 3}}
+    manifest = {"format": 1, "data": {"count": count}, "shard_size": shard_size}
+    manifest |= {"score": {"k": 3}, "encoder": {}, "versions": {}}
     (folder / "shards").mkdir(parents=True)
     archive.write_text(folder / "manifest.json", json.dumps(manifest))
     table = columns(count)
@@ -101,8 +103,36 @@ def test_damage_is_noticed_and_nothing_is_published(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["manifest.json", "shards"]
 
 
+def test_a_shard_of_another_run_is_not_merged(tmp_path):
+    make_run(tmp_path)
+    manifest = archive.read_manifest(tmp_path)
+    _, _, path = list(archive.shards(tmp_path, manifest))[1]
+    part = {name: array[2:4] for name, array in columns().items()}
+    for first, configuration in ((2, manifest | {"score": {"k": 9}}), (0, manifest)):
+        archive.write(path, part, first_sample=first, configuration=configuration)
+        with pytest.raises(ValueError, match=r"part-000001\.h5 belongs to another run"):
+            archive.merge(tmp_path)
+    archive.write(path, part, first_sample=2, configuration=manifest)
+    assert archive.merge(tmp_path).exists()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"data": 3}'])
+def test_manifests_that_say_too_little(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged: it must hold data, enc"):
+        archive.read(tmp_path)
+
+
+def test_a_manifest_of_another_format(tmp_path):
+    make_run(tmp_path)
+    text = (tmp_path / "manifest.json").read_text().replace('"format": 1', '"format": 2')
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match="has format 2; this version reads 1"):
+        archive.merge(tmp_path)
+
+
 def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "_verify", lambda *_: 1 / 0)
+    monkeypatch.setattr(hdf5, "verify", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         archive.write(tmp_path / "a.h5", columns())
     assert list(tmp_path.iterdir()) == []

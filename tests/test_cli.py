@@ -103,7 +103,9 @@ def refused(capsys, status, *messages):
 
 def test_score_merge_and_info(place, capsys):
     assert score("declared", "run", "--shard-size", 7, "--batch-size", 4, "-k", 3) == 0
-    assert "30 images are scored; next: pullback merge run" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "30 images are scored; next: pullback merge run" in shown
+    assert "30 of 30 images have all eigenpairs converged" in shown
     assert names("run") == ["manifest.json", "shards"]
     assert len(names("run/shards")) == 5
     assert run("info", "run") == 0
@@ -159,7 +161,7 @@ def test_an_interrupted_run_resumes(place):
     assert 2 <= len(finished) < 10
     assert run("merge", "run") == 1
 
-    (shards / ".part-000009.h5.1.tmp").write_bytes(b"left by a process that was killed")
+    (shards / ".part-000009.h5.999999999.tmp").write_bytes(b"left by a process that was killed")
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in finished.items())
     assert sorted(p.name for p in shards.iterdir()) == [f"part-{i:06d}.h5" for i in range(10)]
@@ -167,6 +169,79 @@ def test_an_interrupted_run_resumes(place):
     resumed, whole = archive.read(place / "run"), archive.read(place / "whole")
     for name, array in resumed.items():
         np.testing.assert_allclose(array, whole[name], rtol=1e-5, atol=1e-5)
+
+
+def test_a_damaged_shard_is_made_again(place, caplog):
+    score("declared", "run", "--shard-size", 10)
+    before = archive.read("run")
+    (place / "run" / "shards" / "part-000001.h5").write_bytes(b"damaged")
+    assert score("declared", "run", "--shard-size", 10) == 0
+    assert "part-000001.h5 is damaged" in caplog.text
+    for name, array in archive.read("run").items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_weights_that_a_function_closes_over_are_part_of_the_run(place, capsys):
+    factory = """
+        import torch
+        from torch import nn
+
+        def closed():
+            net = nn.Linear(16, 3)
+            net.load_state_dict(torch.load("w.pt"))
+            return lambda x: net(x.flatten(1))
+    """
+    (place / "closed.py").write_text(textwrap.dedent(factory))
+    command = ["score", "--encoder", "closed.py:closed", "--data", "data.npz", "--out", "run"]
+    torch.save(torch.nn.Linear(16, 3).state_dict(), "w.pt")
+    assert run(*command) == 0
+    assert run(*command) == 0
+    torch.save(torch.nn.Linear(16, 3).state_dict(), "w.pt")
+    capsys.readouterr()
+    refused(capsys, run(*command), "holds another run: encoder.weights was")
+
+
+def test_a_run_that_was_killed_before_its_manifest(place):
+    (place / "run").mkdir()
+    (place / "run" / ".manifest.json.999999999.tmp").write_text("{")
+    assert score() == 0
+    assert names("run") == ["manifest.json", "shards"]
+
+
+def test_a_factory_that_imports_what_lies_beside_it(place, monkeypatch):
+    (place / "beside").mkdir()
+    (place / "beside" / "helper_of_lazy.py").write_text("from torch.nn import Flatten as Net\n")
+    (place / "beside" / "lazy.py").write_text(
+        "def lazy():\n    from helper_of_lazy import Net\n    return Net()\n"
+    )
+    status = run("score", "--encoder", "beside/lazy.py:lazy", "--data", "data.npz", "--out", "run")
+    assert status == 0
+
+
+def test_an_encoder_in_float64_is_scored_in_float64(place):
+    (place / "double.py").write_text(
+        "from torch import nn, float64\n"
+        "def double():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(16, 6, dtype=float64))\n"
+    )
+    assert run("score", "--encoder", "double.py:double", "--data", "data.npz", "--out", "r") == 0
+    assert archive.read("r")["eigenvalues"].dtype == np.float64
+    assert archive.read_manifest("r")["score"]["dtype"] == "float64"
+
+
+def test_tied_weights_may_be_saved_once(place):
+    (place / "tied.py").write_text(
+        "from torch import nn\n"
+        "def tied():\n"
+        "    a, b = nn.Linear(16, 16), nn.Linear(16, 16)\n"
+        "    b.weight = a.weight\n"
+        "    return nn.Sequential(nn.Flatten(), a, nn.Tanh(), b)\n"
+    )
+    torch.manual_seed(1)
+    state = {"1.weight": torch.rand(16, 16), "1.bias": torch.rand(16), "3.bias": torch.rand(16)}
+    save_file(state, "tied.safetensors")
+    command = ["score", "--encoder", "tied.py:tied", "--data", "data.npz", "--out", "r"]
+    assert run(*command, "--weights", "tied.safetensors") == 0
 
 
 def test_a_folder_that_holds_another_run(place, capsys):
@@ -252,6 +327,7 @@ def test_other_arguments_that_are_refused(place, capsys):
     refused(capsys, score("declared", "run", "-k", 17), "k=17 eigenpairs asked for; 1 to N = 16")
     refused(capsys, score("declared", "run", "--batch-size", 0), "batch size must be at least 1")
     refused(capsys, score("declared", "run", "--shard-size", -1), "shard size must be at least 1")
+    refused(capsys, score("declared", "run", "--seed", 2**64), "the seed must lie between 0 and")
     refused(
         capsys, score("declared", "run", "--device", "abacus"), "device 'abacus' cannot be used"
     )
@@ -263,7 +339,7 @@ def test_other_arguments_that_are_refused(place, capsys):
     for spec, message in (
         ("encoders.py", "does not have the form FILE_OR_MODULE:FACTORY"),
         ("missing.py:f", "no file missing.py"),
-        ("missing.module:f", "no module 'missing.module' can be imported"),
+        ("missing.module:f", "there is no module 'missing' to import"),
     ):
         status = run("score", "--encoder", spec, "--data", "data.npz", "--out", "run")
         refused(capsys, status, message)
@@ -311,6 +387,7 @@ def test_a_folder_of_images_and_a_configuration_file(place):
     assert run("score", "--config", "options.yaml", "-k", "4") == 0
     manifest = json.loads((place / "run" / "manifest.json").read_text())
     assert manifest["score"]["k"] == 4
+    np.testing.assert_array_equal(archive.read("run")["file"], [b"0.png", b"1.png", b"2.png"])
     np.testing.assert_allclose(archive.read("run")["eigenvalues"], np.full((3, 4), 4.0), rtol=1e-6)
 
 

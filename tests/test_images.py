@@ -38,11 +38,12 @@ def test_idx_with_labels_beside_it(tmp_path, suffix):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 def test_npy_keeps_floating_values(tmp_path, dtype):
+    expected = np.float64 if dtype == np.float64 else np.float32
     array = np.random.default_rng(0).normal(size=(6, 3, 4)).astype(dtype)
     np.save(tmp_path / "a.npy", array)
     images = open_images(tmp_path / "a.npy")
     assert images.event_shape == (3, 4)
-    np.testing.assert_array_equal(images.read(1, 3), array[1:3].astype(np.float32))
+    np.testing.assert_array_equal(images.read(1, 3), array[1:3].astype(expected))
 
 
 @pytest.mark.parametrize("names", [("images", "labels"), ("x", "y"), ("anything", "labels")])
@@ -58,13 +59,16 @@ def test_npz_by_name(tmp_path, names):
 def test_folder_in_the_order_of_names(tmp_path, mode, channels):
     pixels = bytes_images(4, 6, 5, channels)
     names = ["b.png", "a.png", "sub/c.png", "d.bmp"]
-    (tmp_path / "sub").mkdir()
+    for folder in ("sub", ".cache"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / ".cache" / "z.png").write_bytes(b"not for us")
     (tmp_path / "notes.txt").write_text("not an image")
     for name, picture in zip(names, pixels, strict=True):
         Image.fromarray(picture.squeeze()).save(tmp_path / name)
     images = open_images(tmp_path)
     assert (images.count, images.event_shape) == (4, (channels, 6, 5))
     order = np.argsort(names)
+    assert images.names == sorted(names)
     expected = pixels[order].transpose(0, 3, 1, 2) / 255
     np.testing.assert_allclose(images.read(0, 4), expected, rtol=1e-6)
 
@@ -129,6 +133,12 @@ def test_damaged_or_unsuitable_arrays(tmp_path):
     path.write_bytes(b"no array")
     with pytest.raises(ValueError, match="cannot be read as a NumPy array"):
         open_images(path)
+    np.savez_compressed(tmp_path / "c.npz", images=np.random.default_rng(0).random((9, 40)))
+    raw = bytearray((tmp_path / "c.npz").read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    (tmp_path / "c.npz").write_bytes(raw)
+    with pytest.raises(ValueError, match=r"c\.npz cannot be read as a NumPy array"):
+        open_images(tmp_path / "c.npz")
     np.savez(tmp_path / "b.npz", one=np.zeros((2, 2)), two=np.zeros((2, 2)))
     with pytest.raises(ValueError, match=r"arrays named \['one', 'two'\]; call the images"):
         open_images(tmp_path / "b.npz")

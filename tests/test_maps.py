@@ -1,5 +1,7 @@
 """What a map may return, and the sentence that each wrong one gets."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -207,6 +209,132 @@ def test_randomness_and_mixing_of_samples_are_found_by_behaviour():
         pb.score(lambda x: net(x) - net(x).mean(0), X[:1])
 
 
+@pytest.mark.parametrize("strength", [1e-3, 1.0])
+def test_faint_randomness_and_faint_mixing_are_found_as_well(strength):
+    net = linear()
+    with pytest.raises(ValueError, match="two different results for the same input"):
+        pb.score(lambda x: net(x) + strength * torch.randn(len(x), 4), X)
+    with pytest.raises(ValueError, match="another result in a batch than alone"):
+        pb.score(lambda x: net(x) + 10 * strength * net(x).mean(0), X)
+
+
+@pytest.mark.parametrize("x", [torch.full((1, 6), 0.5), torch.zeros(1, 6), torch.ones(3, 6)])
+def test_mixing_is_found_for_constant_images_too(x):
+    with pytest.raises(ValueError, match="another result in a batch than alone"):
+        pb.score(lambda x: x - 0.5 * x.mean(0), x)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "x"),
+    [
+        (lambda x: (x + 1).log(), 255 * torch.rand(4, 6)),
+        (lambda x: (x - 1).sqrt(), 1.1 + torch.rand(4, 6)),
+        (lambda x: (x - 1).sqrt(), 1.1 + torch.rand(1, 6)),
+    ],
+)
+def test_probes_stay_where_the_inputs_are(encoder, x):
+    assert pb.score(encoder, x, k=2).converged.all()
+
+
+class Reached(nn.Module):
+    """Counts what it has seen, in training mode only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+
+    def forward(self, x):
+        return self.norm(x)
+
+
+class Holder:
+    """A callable object around a module."""
+
+    def __init__(self, net) -> None:
+        self.net = net
+
+    def __call__(self, x):
+        return self.net(x)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda net: functools.partial(lambda net, x: net(x), net),
+        Holder,
+        lambda net: lambda x, inner=lambda x: net(x): inner(x),
+        lambda net: lambda x, nets=[net]: nets[0](x),
+    ],
+)
+def test_modules_are_found_wherever_a_callable_keeps_them(wrap):
+    net = Reached()
+    with pytest.raises(ValueError, match="'norm' \\(BatchNorm1d\\) is in training mode"):
+        pb.score(wrap(net), X)
+    assert net.norm.num_batches_tracked == 0
+    assert pb.as_map(wrap(net)).modules() == [net]
+
+
+def test_instance_statistics_do_not_mix_samples():
+    net = nn.Sequential(nn.InstanceNorm1d(1), nn.Flatten())
+    assert pb.score(net, torch.rand(2, 1, 6), k=2).converged.all()
+
+
+def test_maps_without_a_second_derivative_are_refused():
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, g):
+            return g.exp()
+
+    with pytest.raises(ValueError, match="cannot be differentiated twice by autograd"):
+        pb.score(Once.apply, X)
+
+    class Cut(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.detach())
+
+    with pytest.raises(ValueError, match="does not depend on x through autograd"):
+        pb.score(Cut(6, 3), X)
+
+
+def test_wrappers_that_cannot_be_differentiated_twice_are_taken_off():
+    net = nn.Linear(6, 3)
+    expected = pb.score(net, X, k=2).eigenvalues
+    for wrapped in (nn.DataParallel(net), torch.compile(net, backend="eager")):
+        torch.testing.assert_close(pb.score(wrapped, X, k=2).eigenvalues, expected)
+
+
+def test_distributions_without_a_mean():
+    from torch.distributions import ExpTransform, TransformedDistribution
+
+    net = linear()
+    base = pb.as_map(lambda x: TransformedDistribution(Normal(net(x), 1.0), ExpTransform()))
+    with pytest.raises(TypeError, match="an object of type TransformedDistribution"):
+        pb.score(base, X)
+
+
+def test_inference_mode():
+    net = linear()
+    expected = pb.score(net, X, k=2).eigenvalues
+    with torch.inference_mode():
+        made_inside = X * 1.0
+        torch.testing.assert_close(pb.score(net, X, k=2).eigenvalues, expected)
+        torch.testing.assert_close(pb.score(net, made_inside, k=2).eigenvalues, expected)
+        other = nn.Linear(6, 4)
+        other.load_state_dict(net.state_dict())
+    torch.testing.assert_close(pb.score(net, made_inside, k=2).eigenvalues, expected)
+    torch.testing.assert_close(pb.score(other, X, k=2).eigenvalues, expected)
+
+
+def test_a_generator_is_a_generator():
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator, got 3"):
+        pb.score(linear(), X, generator=3)
+
+
 def test_outputs_that_have_no_metric():
     net = linear()
     cases = {
@@ -233,6 +361,7 @@ def test_a_std_that_is_constant_is_fine():
     [
         ([[0.0]], TypeError, "x must be a torch tensor, got list"),
         (torch.zeros(2, 6, dtype=torch.uint8), TypeError, "got uint8; for images in bytes"),
+        (torch.zeros(2, 6).half(), TypeError, "x must be float32 or float64, got float16"),
         (torch.zeros(0, 6), ValueError, r"at least one sample .* got shape \(0, 6\)"),
         (torch.zeros(6), ValueError, "leaves no event"),
         (torch.zeros(2, 6, dtype=torch.float64), TypeError, "x is float64 but the map's 'weight'"),

@@ -301,6 +301,18 @@ def test_weights_compose_and_mismatches_are_refused():
         pb.expected_metric(lambda x: x, J[0], batch_dims=2)
 
 
+def test_weights_that_a_function_closes_over_may_change():
+    net = nn.Linear(4, 3)
+    metric = pb.expected_metric(lambda x: net(x).tanh(), torch.rand(2, 4))
+    with torch.no_grad():
+        before = metric @ torch.ones(2, 4, 1)
+        net.weight.mul_(0.5)
+        after = metric @ torch.ones(2, 4, 1)
+    assert not torch.allclose(before, after)
+    fresh = pb.expected_metric(lambda x: net(x).tanh(), metric.jacobian.x)
+    torch.testing.assert_close(after, fresh @ torch.ones(2, 4, 1))
+
+
 def test_one_forward_pass_serves_all_products():
     calls = []
 

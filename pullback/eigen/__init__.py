@@ -1,5 +1,6 @@
 """Leading eigenpairs of pullback metrics; one file per method, and `eigsh`, which picks."""
 
+import operator
 import warnings
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ __all__ = [
     "EigenPairs",
     "RankWarning",
     "Spectrum",
+    "StoppingRule",
     "check_arguments",
     "eigsh",
     "over_batch",
@@ -28,6 +30,9 @@ __all__ = [
 ]
 
 METHODS = ("auto", "dual", "golub-kahan")
+
+# Numbers in the Jacobian of one sample up to which "auto" may write it down.
+DENSE_JACOBIAN = 2**26
 
 
 def eigsh(
@@ -46,7 +51,10 @@ def eigsh(
         method: ``"dual"``: exact, from M VJPs (M rows of the Jacobian).
             ``"golub-kahan"``: Krylov, for a large M; about 10 to 30 products with J and Jᵀ each
             where the spectrum decays, up to M where it does not.
-            ``"auto"``: ``"dual"`` if min(M, N) ≤ 7k + 42, where it is the cheaper.
+            ``"auto"``: ``"dual"`` if min(M, N) ≤ 7k + 42, where being exact costs little more, if
+            at all, than a Krylov run, or if a weighted J has more rows than columns; else
+            ``"golub-kahan"``, and after min(M, N)/6 steps ``"dual"`` for samples whose spectrum
+            decays too slowly, unless their Jacobian has over 2²⁶ entries.
         tol: an eigenpair is converged when ‖Gv − λv‖ ≤ max(tol·λ, 32·eps·λ₁). Golub–Kahan steps
             are taken until the eigenvector is that accurate as well, down to gaps of λ/100.
         generator: seeds the Krylov starting vectors; without one the seed is 0. The result for a
@@ -62,7 +70,7 @@ def eigsh(
     Warns:
         RankWarning, ConvergenceWarning: at most once each, with the samples concerned.
     """
-    check_arguments(metric, k, method, tol)
+    k = check_arguments(metric, k, method, tol)
     generator = as_generator(generator)
 
     def run(metric: PullbackMetric) -> dict[str, Tensor]:
@@ -88,19 +96,27 @@ def solve(
     Arguments as for :func:`eigsh`; ``enough`` is a further condition for Krylov methods to stop.
     """
     rows, columns = metric.jacobian.shape[-2:]
-    # Golub–Kahan takes about k + 14 steps to find k pairs of a decaying spectrum; a step costs one
-    # VJP and one JVP, the latter worth two VJPs. Dual takes min(M, N) products.
     if method == "auto":
         cheap = min(rows, columns) <= 7 * k + 42
         tall_and_weighted = rows > columns and metric.weight is not None
-        method = "dual" if cheap or tall_and_weighted else "golub-kahan"
+        method = "dual" if cheap or tall_and_weighted else "golub-kahan, then dual"
     if method == "dual":
-        candidates, spectrum, products = dual(metric, k)
+        candidates, spectrum, cost = dual(metric, k)
         iterations = torch.zeros(metric.shape[0], dtype=torch.long, device=metric.device)
+        products = torch.full_like(iterations, cost)
     else:
-        run = golub_kahan(metric, k, tol, streams, enough)
-        candidates, spectrum = run.candidates, run.spectrum
-        products, iterations = run.n_products, run.steps
+        # A step costs about three of dual's products: a sixth of them, half of dual.
+        affordable = rows * columns <= DENSE_JACOBIAN
+        patience = min(rows, columns) // 6 if "dual" in method and affordable else None
+        run = golub_kahan(metric, k, tol, streams, enough, patience)
+        candidates, spectrum, iterations = run.candidates, run.spectrum, run.steps
+        products = torch.full_like(iterations, run.n_products)
+        rest = (~run.finished).nonzero().flatten()
+        if len(rest):
+            exact_candidates, exact, cost = dual(metric[rest], k)
+            candidates[rest] = exact_candidates
+            spectrum = spectrum.replaced(rest, exact)
+            products[rest] += cost
     values, vectors, residual_norms = rayleigh_ritz(metric, candidates)
     eps = torch.finfo(metric.dtype).eps
     accepted = torch.maximum(tol * values, 32 * eps * values[:, :1])
@@ -109,18 +125,18 @@ def solve(
         vectors=vectors,
         residual_norms=residual_norms,
         converged=residual_norms <= accepted,
-        n_products=torch.full_like(iterations, products + 2 * k),
+        n_products=products + 2 * k,
         iterations=iterations,
     )
     return pairs, spectrum
 
 
-def check_arguments(metric: PullbackMetric, k: int, method: str, tol: float) -> None:
-    """Refuse what :func:`eigsh` cannot work with; one sentence each."""
+def check_arguments(metric: PullbackMetric, k: int, method: str, tol: float) -> int:
+    """Refuse what :func:`eigsh` cannot work with, one sentence each; k as a plain integer."""
     if not isinstance(metric, PullbackMetric):
         hint = "; wrap its root as pb.PullbackMetric(J)" if _is_operator(metric) else ""
         raise TypeError(f"expected a PullbackMetric, got {type(metric).__name__}{hint}")
-    if isinstance(k, bool) or not isinstance(k, int):
+    if isinstance(k, bool) or not hasattr(k, "__index__"):
         raise TypeError(f"k must be an integer, got {k!r}")
     if not 1 <= k <= metric.shape[-1]:
         raise ValueError(f"k={k} eigenpairs asked for; 1 to N = {metric.shape[-1]} exist")
@@ -128,6 +144,7 @@ def check_arguments(metric: PullbackMetric, k: int, method: str, tol: float) -> 
         raise ValueError(f"method={method!r} is not one of {', '.join(map(repr, METHODS))}")
     if not 0 < tol < 1:
         raise ValueError(f"tol={tol!r} must lie between 0 and 1")
+    return operator.index(k)
 
 
 def _is_operator(metric: object) -> bool:

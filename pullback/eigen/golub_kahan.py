@@ -28,6 +28,7 @@ class KrylovRun:
     candidates: Tensor
     spectrum: Spectrum
     steps: Tensor
+    finished: Tensor
     n_products: int
 
 
@@ -37,6 +38,7 @@ def golub_kahan(
     tol: float,
     streams: SampleStreams,
     enough: StoppingRule | None = None,
+    max_steps: int | None = None,
 ) -> KrylovRun:
     """Bidiagonalise J until the k largest eigenpairs of JᵀMJ are known, sample by sample.
 
@@ -59,29 +61,32 @@ def golub_kahan(
         tol: relative tolerance of eigenvectors.
         streams: random vectors for the starts and the probes.
         enough: a further condition, ``Spectrum → (B,) bool``.
+        max_steps: give up on samples that are not finished by then; ``finished`` tells.
 
     Raises:
         ValueError: the metric has a weight and J more rows than columns.
     """
     process = _Bidiagonalisation(metric, streams)
     limit = min(metric.jacobian.shape[-2:])
-    next_check = k + 1
-    for step in range(limit + 1):
+    last = limit if max_steps is None else min(limit, max_steps)
+    next_check = min(k + 1, last)
+    for step in range(last + 1):
         process.half_step()
         if step == limit:
-            break
-        if step == next_check:
+            process.freeze(torch.ones_like(process.active))
+        elif step == next_check:
             process.freeze(_finished(process, k, tol, enough))
-            if not process.active.any():
-                break
             # A check costs an SVD of L: at most an eighth of the steps may turn out superfluous.
-            next_check += max(1, step // 8)
+            next_check = min(step + max(1, step // 8), last)
+        if step == last or not process.active.any():
+            break
         process.complete_step()
     candidates, values = process.ritz_vectors(k)
     return KrylovRun(
         candidates=candidates,
         spectrum=process.spectrum(values),
         steps=process.steps,
+        finished=~process.active,
         n_products=2 * step + 1 + PROBES + process.starts + k,
     )
 
@@ -151,9 +156,7 @@ class _Bidiagonalisation:
 
     def complete_step(self) -> None:
         """β u' = J v − α u, orthogonal to all earlier u."""
-        self.probe_coefficients.append(
-            (self.v.double().unsqueeze(-2) @ self.probes.double()).squeeze(-2)
-        )
+        self.probe_coefficients.append((self.v.unsqueeze(-2) @ self.probes).squeeze(-2).double())
         p = (self.J @ self.v.unsqueeze(-1)).squeeze(-1).double()
         p = self.small.orthogonalise(p - self.alphas[-1].unsqueeze(-1) * self.u)
         weighted, norm = self.small.weigh_vector(p)

@@ -53,6 +53,18 @@ class Spectrum:
     remainder_error: Tensor
     unresolved: Tensor
 
+    def replaced(self, where: Tensor, other: "Spectrum") -> "Spectrum":
+        """A copy with the samples at ``where`` (indices) taken from another batch of spectra."""
+        width = max(self.values.shape[-1], other.values.shape[-1])
+        columns = {}
+        for name, own in vars(self).items():
+            new = getattr(other, name)
+            if name == "values":
+                own = torch.nn.functional.pad(own, (0, width - own.shape[-1]))
+                new = torch.nn.functional.pad(new, (0, width - new.shape[-1]))
+            columns[name] = own.index_copy(0, where, new)
+        return Spectrum(**columns)
+
 
 def rounding(shape: torch.Size | tuple[int, int], dtype: torch.dtype) -> float:
     """σ/σ₁ under which a singular value is rounding error, for products of this shape and dtype.

@@ -56,6 +56,12 @@ def test_what_is_refused(study, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("PULLBACK_DATA", raising=False)
     assert study("train", "--out", tmp_path / "vae.pt") == 1
     assert "must end in .safetensors" in capsys.readouterr().err
+    (tmp_path / "folder.safetensors").mkdir()
+    assert study("train", "--out", tmp_path / "folder.safetensors") == 1
+    assert "is a folder; name a file" in capsys.readouterr().err
+    (tmp_path / "folder.safetensors").rmdir()
+    assert study("digits", "--out", __file__) == 1
+    assert "is a file; give a folder" in capsys.readouterr().err
     assert study("train", "--out", tmp_path / "vae.safetensors", "--data", tmp_path) == 1
     assert "no IDX files of mnist in" in capsys.readouterr().err
     out = tmp_path / "vae.safetensors"
