@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import archive
@@ -64,7 +65,7 @@ def score_images(
 
     Args:
         encoder: the map to score; its module is moved to ``device``.
-        images: the data set; works in float32.
+        images: the data set; computed with in the dtype of the encoder.
         run: the folder, made if absent.
         settings: see :class:`Settings`.
         batch_size: images per product.
@@ -109,15 +110,11 @@ def score_images(
             batches = []
             for first in range(start, stop, batch_size):
                 last = min(first + batch_size, stop)
-                batches.append(_score_batch(encoder, images, first, last, settings, target, dtype))
+                x = torch.from_numpy(images.read(first, last)).to(target, dtype)
+                batches.append(_score_batch(encoder, x, first, settings))
                 progress.update(last - first)
             columns = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
-            if images.labels is not None:
-                columns["label"] = images.labels[start:stop]
-            if images.names is not None:
-                width = max(len(name.encode()) for name in images.names)
-                names = [name.encode() for name in images.names[start:stop]]
-                columns["file"] = np.array(names, dtype=f"S{width}")
+            columns |= _known(images, start, stop)
             archive.write(path, columns, first_sample=start, configuration=manifest)
 
 
@@ -136,16 +133,7 @@ def check_folder(run: Path) -> None:
         raise FileExistsError(f"{run} is not empty and holds no run; give another folder")
 
 
-def _score_batch(
-    encoder: Map,
-    images: Images,
-    first: int,
-    last: int,
-    settings: Settings,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> dict[str, NDArray]:
-    x = torch.from_numpy(images.read(first, last)).to(device, dtype)
+def _score_batch(encoder: Map, x: Tensor, first: int, settings: Settings) -> dict[str, NDArray]:
     # The seeds of earlier images are skipped, so that every image has its own wherever one starts.
     generator = torch.Generator().manual_seed(settings.seed)
     draw_seeds(first, generator)
@@ -156,7 +144,7 @@ def _score_batch(
             warnings.simplefilter("ignore", ConvergenceWarning)
             scores = score(encoder, x, settings.k, generator=generator)
     except ValueError as error:
-        raise ValueError(f"{error} (sample 0 being image {first} of {images.path})") from error
+        raise ValueError(f"{error} (sample 0 being image {first} of the data)") from error
     columns = {
         _RENAMED.get(name, name): tensor.cpu().numpy()
         for name, tensor in vars(scores).items()
@@ -165,6 +153,17 @@ def _score_batch(
     columns["converged"] = columns["converged"].astype(np.int8)
     if settings.directions:
         columns["directions"] = scores.directions.flatten(2).cpu().numpy()
+    return columns
+
+
+def _known(images: Images, start: int, stop: int) -> dict[str, NDArray]:
+    """Labels and file names, where there are any."""
+    columns: dict[str, NDArray] = {}
+    if images.labels is not None:
+        columns["label"] = images.labels[start:stop]
+    if images.names is not None:
+        names = [name.encode() for name in images.names]
+        columns["file"] = np.array(names)[start:stop]
     return columns
 
 

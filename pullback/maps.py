@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from .checks import check_input, check_mode, check_placement, probe
 
 RETURNS = ("mean", "mean_std", "mean_var", "mean_logvar", "distribution")
-_DEPTH = 5
+# How far to look for modules from a callable, and into containers on the way.
+_DEPTH, _WIDTH = 5, 100
 _CHOICES = ", ".join(f"{choice!r}" for choice in RETURNS)
 
 
@@ -243,9 +245,9 @@ def _parts(thing: Any) -> list[Any]:
         used = [*variables.nonlocals.values(), *variables.globals.values()]
         return [*used, getattr(thing, "__wrapped__", None), *(thing.__defaults__ or ())]
     if isinstance(thing, list | tuple):
-        return list(thing)
+        return list(thing[:_WIDTH])
     if isinstance(thing, dict):
-        return list(thing.values())
+        return list(itertools.islice(thing.values(), _WIDTH))
     is_object = callable(thing) and not isinstance(thing, type) and hasattr(thing, "__dict__")
     return list(vars(thing).values()) if is_object else []
 

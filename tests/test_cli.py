@@ -62,7 +62,7 @@ ENCODERS = """
 
     class Slow(Pair):
         def forward(self, x):
-            time.sleep(0.02)
+            time.sleep(0.1)
             return self.encode(x)
 
     def slow():
@@ -147,24 +147,31 @@ def test_an_interrupted_run_resumes(place):
     """Ctrl-C in the middle: finished shards stay, and the same command finishes the run."""
     command = [sys.executable, "-m", "pullback.cli", "score", "--encoder", "encoders.py:slow"]
     command += ["--data", "data.npz", "--out", "run", "--shard-size", "3", "--batch-size", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    np.savez("data.npz", images=np.random.default_rng(0).random((18, 4, 4), dtype=np.float32))
+    # What runs in the background of a shell ignores Ctrl-C, and so do its children.
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     shards = place / "run" / "shards"
     while len(list(shards.glob("part-*.h5"))) < 2:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == cli.INTERRUPTED
+    assert process.returncode == cli.INTERRUPTED, error
     assert "interrupted; the same command again resumes the run" in error
     assert "Traceback" not in error
     finished = {p: p.stat().st_mtime_ns for p in shards.glob("part-*.h5")}
-    assert 2 <= len(finished) < 10
+    assert 2 <= len(finished) < 6
     assert run("merge", "run") == 1
 
-    (shards / ".part-000009.h5.999999999.tmp").write_bytes(b"left by a process that was killed")
+    (shards / ".part-000005.h5.999999999.tmp").write_bytes(b"left by a process that was killed")
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in finished.items())
-    assert sorted(p.name for p in shards.iterdir()) == [f"part-{i:06d}.h5" for i in range(10)]
+    assert sorted(p.name for p in shards.iterdir()) == [f"part-{i:06d}.h5" for i in range(6)]
     score("slow", "whole", "--shard-size", 30, "--batch-size", 30)
     resumed, whole = archive.read(place / "run"), archive.read(place / "whole")
     for name, array in resumed.items():
