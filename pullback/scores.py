@@ -35,7 +35,7 @@ class Scores:
         anisotropy: ``(B,)``, λ₁/T, between 1/rank and 1; 0 for a zero metric.
         log_volume: ``(B,)``, ½ Σ log λ over the k leading eigenvalues: the logarithm of the volume
             to which the encoder maps a unit cube along those directions; −∞ if k exceeds the rank.
-        n_products: ``(B,)``, Jacobian products that the sample's batch took, columns counted.
+        n_products: Jacobian products that a sample took, columns counted.
     """
 
     eigenvalues: Tensor
@@ -54,7 +54,7 @@ class Scores:
     effective_rank: Tensor
     anisotropy: Tensor
     log_volume: Tensor
-    n_products: Tensor
+    n_products: int
 
 
 def score(

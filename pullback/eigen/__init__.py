@@ -75,10 +75,11 @@ def eigsh(
 
     def run(metric: PullbackMetric) -> dict[str, Tensor]:
         pairs, _ = solve(metric, k, method, tol, SampleStreams(metric.shape[0], generator))
-        return vars(pairs)
+        return vars(pairs) | {"n_products": torch.full_like(pairs.iterations, pairs.n_products)}
 
     with torch.no_grad():
-        pairs = EigenPairs(**over_batch(metric, run))
+        tensors = over_batch(metric, run)
+    pairs = EigenPairs(n_products=int(tensors.pop("n_products").max()), **tensors)
     warn_of_doubts(pairs, tol)
     return pairs
 
@@ -101,22 +102,21 @@ def solve(
         tall_and_weighted = rows > columns and metric.weight is not None
         method = "dual" if cheap or tall_and_weighted else "golub-kahan, then dual"
     if method == "dual":
-        candidates, spectrum, cost = dual(metric, k)
+        candidates, spectrum, products = dual(metric, k)
         iterations = torch.zeros(metric.shape[0], dtype=torch.long, device=metric.device)
-        products = torch.full_like(iterations, cost)
     else:
         # A step costs about three of dual's products: a sixth of them, half of dual.
         affordable = rows * columns <= DENSE_JACOBIAN
         patience = min(rows, columns) // 6 if "dual" in method and affordable else None
         run = golub_kahan(metric, k, tol, streams, enough, patience)
         candidates, spectrum, iterations = run.candidates, run.spectrum, run.steps
-        products = torch.full_like(iterations, run.n_products)
+        products = run.n_products
         rest = (~run.finished).nonzero().flatten()
         if len(rest):
             exact_candidates, exact, cost = dual(metric[rest], k)
             candidates[rest] = exact_candidates
             spectrum = spectrum.replaced(rest, exact)
-            products[rest] += cost
+            products += cost
     values, vectors, residual_norms = rayleigh_ritz(metric, candidates)
     eps = torch.finfo(metric.dtype).eps
     accepted = torch.maximum(tol * values, 32 * eps * values[:, :1])

@@ -24,8 +24,8 @@ class EigenPairs:
         residual_norms: ``(*batch, k)``, ‖Gv − λv‖₂, from explicit products.
         converged: ``(*batch, k)`` bool, whether the residual is at most
             max(tol·λ, 32·eps·λ₁).
-        n_products: ``(*batch,)``, products with J or Jᵀ, each column counted; a batch works in
-            step, so its samples share the number.
+        n_products: products with J or Jᵀ that a sample took, each column counted; the most of
+            any sample of the batch.
         iterations: ``(*batch,)``, Krylov steps taken for each sample; 0 for direct methods.
     """
 
@@ -33,7 +33,7 @@ class EigenPairs:
     vectors: Tensor
     residual_norms: Tensor
     converged: Tensor
-    n_products: Tensor
+    n_products: int
     iterations: Tensor
 
 
