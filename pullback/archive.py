@@ -79,7 +79,7 @@ def verify_shard(shard: Shard, manifest: dict[str, Any]) -> None:
     """
     start, stop, path = shard
     with hdf5.opened(path) as file:
-        own = file.attrs.get("configuration") == _as_json(manifest)
+        own = bytes(file.attrs.get("configuration", b"")) == _as_json(manifest).encode()
         samples = file["sample"][...] if "sample" in file else np.empty(0)
         shapes = {name: file[name].shape for name in COLUMNS if name in file}
     if not own or not np.array_equal(samples, np.arange(start, stop)):

@@ -74,8 +74,10 @@ def write(
         sizes["input"] = template["directions"].shape[-1]
     temporary = temporary_name(path)
     try:
-        with h5py.File(temporary, "w") as file:
-            file.attrs.update(Conventions="CF-1.11", format=FORMAT, configuration=configuration)
+        # The latest format has checksums of its metadata too.
+        with h5py.File(temporary, "w", libver="latest") as file:
+            file.attrs["format"] = FORMAT
+            _set_texts(file, Conventions="CF-1.11", configuration=configuration)
             _make_scales(file, sizes, first_sample)
             for name, array in template.items():
                 _fill(_make_column(file, name, array.dtype, sizes), column(name))
@@ -95,6 +97,8 @@ def verify(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
         found = {name: file[name].shape for name in COLUMNS if name in file}
         if found != shapes:
             raise ValueError(f"{path} holds {found}, not {shapes}")
+        for scale in ("sample", "rank"):
+            file[scale][...]
         for name, shape in shapes.items():
             for start in range(0, shape[0], CHUNK):
                 file[name][start : start + CHUNK]
@@ -112,7 +116,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except OSError as error:
+    except (OSError, KeyError, RuntimeError) as error:  # h5py reports damage in any of these
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
@@ -138,7 +142,7 @@ def _make_scales(file: h5py.File, sizes: dict[str, int], first_sample: int) -> N
     for name, (values, long_name) in coordinates.items():
         scale = file.create_dataset(name, data=values.astype(np.int64))
         scale.make_scale(name)
-        scale.attrs.update(units="1", long_name=long_name)
+        _set_texts(scale, units="1", long_name=long_name)
 
 
 def _make_column(
@@ -157,12 +161,19 @@ def _make_column(
         shuffle=True,
         fletcher32=True,
     )
-    dataset.attrs.update(units=column.units, long_name=column.long_name)
+    _set_texts(dataset, units=column.units, long_name=column.long_name)
     if floating:
         dataset.attrs["_FillValue"] = np.array([np.nan], dtype)
     for axis, dimension in enumerate(column.dimensions):
         dataset.dims[axis].attach_scale(file[dimension])
     return dataset
+
+
+def _set_texts(target: h5py.HLObject, **texts: str) -> None:
+    """Attributes of fixed length: those of any length are kept where no checksum covers them."""
+    for name, text in texts.items():
+        raw = text.encode()
+        target.attrs.create(name, raw, dtype=h5py.string_dtype("utf-8", len(raw)))
 
 
 def _chunks(column: Column, sizes: dict[str, int]) -> tuple[int, ...]:

@@ -211,7 +211,9 @@ def _open_folder(path: Path) -> Images:
         return pixels.astype(np.float32) / np.float32(255)
 
     shape = (1 if gray else 3, size[1], size[0])
-    names = [str(file.relative_to(path)) for file in files]
+    # A name that is no UTF-8 is kept with escapes, as it cannot be stored otherwise.
+    relative = [str(file.relative_to(path)) for file in files]
+    names = [name.encode("utf-8", "backslashreplace").decode() for name in relative]
     return Images(path, len(files), shape, read, names=names)
 
 

@@ -178,10 +178,10 @@ def _device(name: str) -> torch.device:
 
 
 def _dtype(encoder: Map) -> torch.dtype:
-    """That of the encoder's parameters; float32 if it has none."""
+    """float64 if that is the encoder's own, else float32."""
     tensors = [t for module in encoder.modules() for t in module.parameters()]
     floating = [t.dtype for t in tensors if t.is_floating_point()]
-    return floating[0] if floating else torch.float32
+    return torch.float64 if floating and floating[0] == torch.float64 else torch.float32
 
 
 def _try_first(

@@ -133,6 +133,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
+    for prefix in ("module.", "_orig_mod."):  # of DataParallel and torch.compile
+        if isinstance(state, dict) and all(str(name).startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(
             f"{path} holds a {type(state).__name__} that is not a dictionary of tensors; "

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .checks import check_input, check_mode, check_placement, probe
+from .checks import check_input, check_mode, placement_problem, probe
 
 RETURNS = ("mean", "mean_std", "mean_var", "mean_logvar", "distribution")
 # How far to look for modules from a callable, and into containers on the way.
@@ -127,7 +127,6 @@ class Map:
         """
         check_input(x)
         check_mode(self.modules())
-        check_placement(self.tensors(), x)
         key = (x.shape[1:], x.dtype, x.device)
         if key not in self._checked:
             mean, std = probe(self._try, x[:2].detach())
@@ -138,6 +137,9 @@ class Map:
         try:
             output = self._call(x, self.tensors())
         except Exception as error:
+            problem = placement_problem(self.tensors(), x)
+            if problem is not None:
+                raise TypeError(problem) from error
             raise ValueError(
                 f"the map cannot be applied to a batch of shape {tuple(x.shape)}: {error}"
             ) from error

@@ -49,7 +49,9 @@ def expected_metric(
         batch_dims: 1 for the usual ``(B, *event)``; 0 for a single sample without batch dimension.
 
     Returns:
-        An operator of shape ``(*batch, N, N)``, N the size of an event.
+        An operator of shape ``(*batch, N, N)``, N the size of an event. It remembers its latest
+        linearisation, and notices parameters changed in place, but not through ``.data`` or in
+        Python attributes: make a new metric after that.
 
     Raises:
         TypeError, ValueError: see :meth:`pullback.maps.Map.check`.

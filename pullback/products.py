@@ -83,8 +83,10 @@ class Linearization:
                 retain_graph=True,
                 create_graph=self._differentiable,
                 is_grads_batched=several,
-                materialize_grads=True,
+                allow_unused=True,
             )
+        if product is None:  # outputs do not depend on inputs after all
+            return inputs.new_zeros(len(block), *inputs.shape)
         return product if several else product.unsqueeze(0)
 
 

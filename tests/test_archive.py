@@ -103,6 +103,25 @@ def test_damage_is_noticed_and_nothing_is_published(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["manifest.json", "shards"]
 
 
+def test_damage_anywhere_is_noticed(tmp_path):
+    make_run(tmp_path)
+    manifest = archive.read_manifest(tmp_path)
+    shard = next(archive.shards(tmp_path, manifest))
+    whole = shard[2].read_bytes()
+    before = archive.read(tmp_path)
+    for offset in range(0, len(whole) - 64, len(whole) // 150):
+        raw = bytearray(whole)
+        raw[offset : offset + 64] = bytes(b ^ 0xFF for b in raw[offset : offset + 64])
+        shard[2].write_bytes(raw)
+        try:
+            archive.verify_shard(shard, manifest)
+        except ValueError:
+            continue
+        # Damage to what is not in use.
+        for name, array in archive.read(tmp_path).items():
+            np.testing.assert_array_equal(array, before[name])
+
+
 def test_a_shard_of_another_run_is_not_merged(tmp_path):
     make_run(tmp_path)
     manifest = archive.read_manifest(tmp_path)

@@ -277,8 +277,9 @@ def test_weights(place, capsys):
     save_file(state, "good.safetensors")
     torch.save(state, "good.pt")
     torch.save({"state_dict": state, "epoch": 3}, "lightning.ckpt")
+    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, "parallel.pt")
     digests = set()
-    for name in ("good.safetensors", "good.pt", "lightning.ckpt"):
+    for name in ("good.safetensors", "good.pt", "lightning.ckpt", "parallel.pt"):
         assert score("declared", name.replace(".", "_"), "--weights", name) == 0
         digests.add(archive.read_manifest(name.replace(".", "_"))["encoder"]["weights"])
     assert len(digests) == 1

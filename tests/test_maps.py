@@ -343,11 +343,71 @@ def test_outputs_that_have_no_metric():
         r"mean has shape \(4,\) for a batch of 2": lambda x: (net(x).sum(0), net(x).sum(0)),
         "mean holds NaN": lambda x: (net(x) * torch.nan, net(x).exp()),
         "float64 for float32 inputs": lambda x: (net(x).double(), net(x).exp()),
-        "does not depend on x through autograd": lambda x: (net(x).detach(), net(x).exp()),
+        "does not depend on x through autograd": lambda x: (
+            net(x).detach(),
+            net(x).detach().exp(),
+        ),
     }
     for message, encoder in cases.items():
         with pytest.raises((ValueError, TypeError), match=message):
             pb.score(pb.as_map(encoder, "mean_std"), X)
+
+
+def test_a_saturated_map_is_fine():
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 5))
+    for scale in (1, 100, 1000):
+        for _ in range(10):
+            x = torch.randn(2, 20)
+            pb.as_map(lambda x, s=scale: (s * net(x)).softmax(1)).check(x)
+
+
+@pytest.mark.parametrize("step", [torch.round, torch.sign])
+def test_a_map_of_steps_has_a_zero_metric(step):
+    net = linear()
+    with pytest.warns(pb.RankWarning):
+        scores = pb.score(lambda x: step(net(x)), X, k=2)
+    assert (scores.eigenvalues == 0).all()
+
+
+@pytest.mark.parametrize("method", ["dual", "golub-kahan"])
+def test_products_that_are_not_finite_are_refused(method):
+    net = linear()
+
+    def standardised(x):
+        return net((x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 1e-2))
+
+    x = torch.rand(4, 6)
+    x[3] = 0.25
+    with pytest.raises(ValueError, match="derivative is NaN or infinite in sample 3"):
+        pb.score(standardised, x, k=2, method=method)
+
+
+@pytest.mark.filterwarnings("ignore::pullback.RankWarning")
+def test_eigenvalues_beyond_the_range_of_the_dtype():
+    with pytest.raises(ValueError, match=r"exceed the range of torch\.float32; use float64"):
+        pb.score(lambda x: x.tanh() * 1e20, X, k=2)
+    assert pb.score(lambda x: x.tanh() * 1e20, X.double(), k=2).converged.all()
+
+
+def test_dtypes_inside_a_map_are_its_own_affair():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(6, 3).bfloat16()
+            self.register_buffer("unused", torch.zeros(3, dtype=torch.float64))
+
+        def forward(self, x):
+            return self.net(x.bfloat16()).float()
+
+    assert pb.as_map(Mixed()).check(X).num_outputs == 3
+
+
+def test_layers_without_values_or_statistics():
+    with pytest.raises(ValueError, match="lazy parameters without values; run it on a batch"):
+        pb.score(nn.LazyLinear(3), X)
+    with pytest.raises(ValueError, match="BatchNorm1d\\) has no running statistics"):
+        pb.score(nn.BatchNorm1d(6, track_running_stats=False).eval(), X)
 
 
 def test_a_std_that_is_constant_is_fine():
@@ -364,7 +424,7 @@ def test_a_std_that_is_constant_is_fine():
         (torch.zeros(2, 6).half(), TypeError, "x must be float32 or float64, got float16"),
         (torch.zeros(0, 6), ValueError, r"at least one sample .* got shape \(0, 6\)"),
         (torch.zeros(6), ValueError, "leaves no event"),
-        (torch.zeros(2, 6, dtype=torch.float64), TypeError, "x is float64 but the map's 'weight'"),
+        (torch.ones(2, 6, dtype=torch.float64), TypeError, "x is float64 but the map's 'weight'"),
         (torch.zeros(2, 5), ValueError, r"cannot be applied to a batch of shape \(2, 5\): mat1"),
     ],
 )

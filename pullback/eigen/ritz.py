@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..checks import require_finite
 from ..operators import PullbackMetric
 from .records import zero_below
 
@@ -24,13 +25,21 @@ def rayleigh_ritz(metric: PullbackMetric, candidates: Tensor) -> tuple[Tensor, T
     basis = torch.linalg.qr(unit)[0]
     images = metric.jacobian @ basis
     weighted = images if metric.weight is None else metric.weight @ images
+    require_finite(weighted, "the map's derivative is NaN or infinite")
     projected = images.double().mT @ weighted.double()
     values, rotation = torch.linalg.eigh((projected + projected.mT) / 2)
     values, rotation = values.flip(-1), rotation.flip(-1)
 
+    if values.max() > torch.finfo(basis.dtype).max:
+        raise ValueError(
+            f"eigenvalues up to {values.max().item():.1e} exceed the range of {basis.dtype}; "
+            "use float64 inputs, or scale the map's outputs down"
+        )
+
     vectors = (basis.double() @ rotation).to(basis.dtype)
     values = _without_noise(values, metric)
     products = metric.jacobian.mT @ (weighted.double() @ rotation).to(basis.dtype)
+    require_finite(products, "the map's derivative is NaN or infinite")
     residual_norms = (products.double() - vectors * values.unsqueeze(-2)).norm(dim=-2)
     return values.to(basis.dtype), _with_sign(vectors), residual_norms.to(basis.dtype)
 
