@@ -1,9 +1,11 @@
 """Small encoders used throughout the tests."""
 
 import os
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -89,3 +91,67 @@ def data_folder() -> Path:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+ENCODERS = """
+    import time
+    import torch
+    from torch import nn
+    import pullback as pb
+
+    class Pair(nn.Module):
+        def __init__(self, outputs=4):
+            super().__init__()
+            self.net = nn.Linear(16, 2 * outputs)
+
+        def encode(self, x):
+            mean, logvar = self.net(x.flatten(1)).chunk(2, 1)
+            return mean, logvar
+
+        forward = encode
+
+    def pair():
+        return Pair()
+
+    def declared():
+        return pb.as_map(Pair().encode, "mean_logvar")
+
+    def wider():
+        return pb.as_map(Pair(5).encode, "mean_logvar")
+
+    def function():
+        return lambda x: x.flatten(1) * 2
+
+    def number():
+        return 3
+
+    def failing():
+        return undefined
+
+    def training():
+        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 3))
+
+    def dropout():
+        return lambda x: nn.functional.dropout(x.flatten(1))
+
+    def overflowing():
+        return lambda x: (400 * x.flatten(1)).exp()
+
+    class Slow(Pair):
+        def forward(self, x):
+            time.sleep(0.1)
+            return self.encode(x)
+
+    def slow():
+        return pb.as_map(Slow(), "mean_logvar")
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with encoders and 30 images, in which commands run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "encoders.py").write_text(textwrap.dedent(ENCODERS))
+    images = np.random.default_rng(0).random((30, 4, 4), dtype=np.float32)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(30) % 3)
+    return tmp_path

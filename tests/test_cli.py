@@ -4,101 +4,14 @@ import json
 import signal
 import subprocess
 import sys
-import textwrap
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from pullback import archive, cli
-
-ENCODERS = """
-    import time
-    import torch
-    from torch import nn
-    import pullback as pb
-
-    class Pair(nn.Module):
-        def __init__(self, outputs=4):
-            super().__init__()
-            self.net = nn.Linear(16, 2 * outputs)
-
-        def encode(self, x):
-            mean, logvar = self.net(x.flatten(1)).chunk(2, 1)
-            return mean, logvar
-
-        forward = encode
-
-    def pair():
-        return Pair()
-
-    def declared():
-        return pb.as_map(Pair().encode, "mean_logvar")
-
-    def wider():
-        return pb.as_map(Pair(5).encode, "mean_logvar")
-
-    def function():
-        return lambda x: x.flatten(1) * 2
-
-    def number():
-        return 3
-
-    def failing():
-        return undefined
-
-    def training():
-        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 3))
-
-    def dropout():
-        return lambda x: nn.functional.dropout(x.flatten(1))
-
-    def overflowing():
-        return lambda x: (400 * x.flatten(1)).exp()
-
-    class Slow(Pair):
-        def forward(self, x):
-            time.sleep(0.1)
-            return self.encode(x)
-
-    def slow():
-        return pb.as_map(Slow(), "mean_logvar")
-"""
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with encoders and 30 images, in which commands run."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "encoders.py").write_text(textwrap.dedent(ENCODERS))
-    images = np.random.default_rng(0).random((30, 4, 4), dtype=np.float32)
-    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(30) % 3)
-    return tmp_path
-
-
-def names(folder):
-    return sorted(path.name for path in Path(folder).iterdir())
-
-
-def run(*arguments):
-    """The exit status of a command."""
-    return cli.main([str(argument) for argument in arguments])
-
-
-def score(factory="declared", out="run", *more, data="data.npz"):
-    return run("score", "--encoder", f"encoders.py:{factory}", "--data", data, "--out", out, *more)
-
-
-def refused(capsys, status, *messages):
-    error = capsys.readouterr().err
-    assert status == 1
-    for message in messages:
-        assert message in error
-    assert "Traceback" not in error
+from tests.shell import names, refused, run, score
 
 
 def test_score_merge_and_info(place, capsys):
@@ -188,41 +101,11 @@ def test_a_damaged_shard_is_made_again(place, caplog):
         np.testing.assert_array_equal(array, before[name])
 
 
-def test_weights_that_a_function_closes_over_are_part_of_the_run(place, capsys):
-    factory = """
-        import torch
-        from torch import nn
-
-        def closed():
-            net = nn.Linear(16, 3)
-            net.load_state_dict(torch.load("w.pt"))
-            return lambda x: net(x.flatten(1))
-    """
-    (place / "closed.py").write_text(textwrap.dedent(factory))
-    command = ["score", "--encoder", "closed.py:closed", "--data", "data.npz", "--out", "run"]
-    torch.save(torch.nn.Linear(16, 3).state_dict(), "w.pt")
-    assert run(*command) == 0
-    assert run(*command) == 0
-    torch.save(torch.nn.Linear(16, 3).state_dict(), "w.pt")
-    capsys.readouterr()
-    refused(capsys, run(*command), "holds another run: encoder.weights was")
-
-
 def test_a_run_that_was_killed_before_its_manifest(place):
     (place / "run").mkdir()
     (place / "run" / ".manifest.json.999999999.tmp").write_text("{")
     assert score() == 0
     assert names("run") == ["manifest.json", "shards"]
-
-
-def test_a_factory_that_imports_what_lies_beside_it(place, monkeypatch):
-    (place / "beside").mkdir()
-    (place / "beside" / "helper_of_lazy.py").write_text("from torch.nn import Flatten as Net\n")
-    (place / "beside" / "lazy.py").write_text(
-        "def lazy():\n    from helper_of_lazy import Net\n    return Net()\n"
-    )
-    status = run("score", "--encoder", "beside/lazy.py:lazy", "--data", "data.npz", "--out", "run")
-    assert status == 0
 
 
 def test_an_encoder_in_float64_is_scored_in_float64(place):
@@ -234,21 +117,6 @@ def test_an_encoder_in_float64_is_scored_in_float64(place):
     assert run("score", "--encoder", "double.py:double", "--data", "data.npz", "--out", "r") == 0
     assert archive.read("r")["eigenvalues"].dtype == np.float64
     assert archive.read_manifest("r")["score"]["dtype"] == "float64"
-
-
-def test_tied_weights_may_be_saved_once(place):
-    (place / "tied.py").write_text(
-        "from torch import nn\n"
-        "def tied():\n"
-        "    a, b = nn.Linear(16, 16), nn.Linear(16, 16)\n"
-        "    b.weight = a.weight\n"
-        "    return nn.Sequential(nn.Flatten(), a, nn.Tanh(), b)\n"
-    )
-    torch.manual_seed(1)
-    state = {"1.weight": torch.rand(16, 16), "1.bias": torch.rand(16), "3.bias": torch.rand(16)}
-    save_file(state, "tied.safetensors")
-    command = ["score", "--encoder", "tied.py:tied", "--data", "data.npz", "--out", "r"]
-    assert run(*command, "--weights", "tied.safetensors") == 0
 
 
 def test_a_folder_that_holds_another_run(place, capsys):
@@ -269,65 +137,6 @@ def test_a_folder_that_holds_another_run(place, capsys):
     assert names("full") == ["thesis.tex"]
     (place / "file").write_text("")
     refused(capsys, score("declared", "file"), "file is a file; give a folder")
-
-
-def test_weights(place, capsys):
-    net = torch.nn.Linear(16, 8)
-    state = {f"owner.net.{k}".removeprefix("owner."): v.detach() for k, v in net.named_parameters()}
-    save_file(state, "good.safetensors")
-    torch.save(state, "good.pt")
-    torch.save({"state_dict": state, "epoch": 3}, "lightning.ckpt")
-    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, "parallel.pt")
-    digests = set()
-    for name in ("good.safetensors", "good.pt", "lightning.ckpt", "parallel.pt"):
-        assert score("declared", name.replace(".", "_"), "--weights", name) == 0
-        digests.add(archive.read_manifest(name.replace(".", "_"))["encoder"]["weights"])
-    assert len(digests) == 1
-    capsys.readouterr()
-
-    refused(capsys, score("declared", "x", "--weights", "none.pt"), "no weights at none.pt")
-    for name in ("good.safetensors", "good.pt"):
-        refused(
-            capsys,
-            score("wider", "x", "--weights", name),
-            f"the weights in {name} are of another architecture",
-            "2 differ in shape (first: 'net.weight', (8, 16) for (10, 16))",
-        )
-    torch.save({"net.weight": state["net.weight"], "more": torch.ones(1)}, "odd.pt")
-    refused(
-        capsys,
-        score("declared", "x", "--weights", "odd.pt"),
-        "1 tensors are missing (first: 'net.bias')",
-        "1 are unknown to the module (first: 'more')",
-    )
-    torch.save(net, "module.pt")
-    (place / "text.pt").write_text("hello")
-    (place / "text.safetensors").write_text("hello")
-    (place / "empty.pt").write_bytes(b"")
-    for name in ("module.pt", "text.pt", "text.safetensors", "empty.pt"):
-        status = score("declared", "x", "--weights", name)
-        refused(capsys, status, f"{name} holds no weights that can be loaded safely")
-    torch.save([1, 2], "list.pt")
-    refused(capsys, score("declared", "x", "--weights", "list.pt"), "holds a list that is not")
-    refused(capsys, score("function", "x", "--weights", "good.pt"), "returned a plain function")
-    assert not (place / "x").exists()
-
-
-@pytest.mark.parametrize(
-    ("factory", "messages"),
-    [
-        ("pair", ["'mean_logvar'", "on the command line, --returns declares it"]),
-        ("number", ["encoders.py:number must return a module or a map, got int"]),
-        ("failing", ["failed: NameError: name 'undefined' is not defined", "encoders.py, line"]),
-        ("absent", ["has no callable 'absent'; it has Pair, pair, declared"]),
-        ("training", ["'1' (BatchNorm1d) is in training mode", ".eval()"]),
-        ("dropout", ["two different results for the same input"]),
-        ("overflowing", ["NaN or infinite"]),
-    ],
-)
-def test_encoders_that_are_refused_before_anything_is_written(place, capsys, factory, messages):
-    refused(capsys, score(factory), *messages)
-    assert not (place / "run").exists()
 
 
 def test_other_arguments_that_are_refused(place, capsys):
@@ -397,7 +206,3 @@ def test_a_folder_of_images_and_a_configuration_file(place):
     assert manifest["score"]["k"] == 4
     np.testing.assert_array_equal(archive.read("run")["file"], [b"0.png", b"1.png", b"2.png"])
     np.testing.assert_allclose(archive.read("run")["eigenvalues"], np.full((3, 4), 4.0), rtol=1e-6)
-
-
-def test_an_importable_module(place):
-    assert run("score", "--encoder", "encoders:declared", "--data", "data.npz", "--out", "r") == 0

@@ -1,0 +1,118 @@
+"""A user's encoder and weights, from the files that they lie in."""
+
+import textwrap
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pullback import archive
+from tests.shell import refused, run, score
+
+
+def test_weights(place, capsys):
+    net = torch.nn.Linear(16, 8)
+    state = {f"owner.net.{k}".removeprefix("owner."): v.detach() for k, v in net.named_parameters()}
+    save_file(state, "good.safetensors")
+    torch.save(state, "good.pt")
+    torch.save({"state_dict": state, "epoch": 3}, "lightning.ckpt")
+    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, "parallel.pt")
+    digests = set()
+    for name in ("good.safetensors", "good.pt", "lightning.ckpt", "parallel.pt"):
+        assert score("declared", name.replace(".", "_"), "--weights", name) == 0
+        digests.add(archive.read_manifest(name.replace(".", "_"))["encoder"]["weights"])
+    assert len(digests) == 1
+    capsys.readouterr()
+
+    refused(capsys, score("declared", "x", "--weights", "none.pt"), "no weights at none.pt")
+    for name in ("good.safetensors", "good.pt"):
+        refused(
+            capsys,
+            score("wider", "x", "--weights", name),
+            f"the weights in {name} are of another architecture",
+            "2 differ in shape (first: 'net.weight', (8, 16) for (10, 16))",
+        )
+    torch.save({"net.weight": state["net.weight"], "more": torch.ones(1)}, "odd.pt")
+    refused(
+        capsys,
+        score("declared", "x", "--weights", "odd.pt"),
+        "1 tensors are missing (first: 'net.bias')",
+        "1 are unknown to the module (first: 'more')",
+    )
+    torch.save(net, "module.pt")
+    (place / "text.pt").write_text("hello")
+    (place / "text.safetensors").write_text("hello")
+    (place / "empty.pt").write_bytes(b"")
+    for name in ("module.pt", "text.pt", "text.safetensors", "empty.pt"):
+        status = score("declared", "x", "--weights", name)
+        refused(capsys, status, f"{name} holds no weights that can be loaded safely")
+    torch.save([1, 2], "list.pt")
+    refused(capsys, score("declared", "x", "--weights", "list.pt"), "holds a list that is not")
+    refused(capsys, score("function", "x", "--weights", "good.pt"), "returned a plain function")
+    assert not (place / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("factory", "messages"),
+    [
+        ("pair", ["'mean_logvar'", "on the command line, --returns declares it"]),
+        ("number", ["encoders.py:number must return a module or a map, got int"]),
+        ("failing", ["failed: NameError: name 'undefined' is not defined", "encoders.py, line"]),
+        ("absent", ["has no callable 'absent'; it has Pair, pair, declared"]),
+        ("training", ["'1' (BatchNorm1d) is in training mode", ".eval()"]),
+        ("dropout", ["two different results for the same input"]),
+        ("overflowing", ["NaN or infinite"]),
+    ],
+)
+def test_encoders_that_are_refused_before_anything_is_written(place, capsys, factory, messages):
+    refused(capsys, score(factory), *messages)
+    assert not (place / "run").exists()
+
+
+def test_weights_that_a_function_closes_over_are_part_of_the_run(place, capsys):
+    factory = """
+        import torch
+        from torch import nn
+
+        def closed():
+            net = nn.Linear(16, 3)
+            net.load_state_dict(torch.load("w.pt"))
+            return lambda x: net(x.flatten(1))
+    """
+    (place / "closed.py").write_text(textwrap.dedent(factory))
+    command = ["score", "--encoder", "closed.py:closed", "--data", "data.npz", "--out", "run"]
+    torch.save(torch.nn.Linear(16, 3).state_dict(), "w.pt")
+    assert run(*command) == 0
+    assert run(*command) == 0
+    torch.save(torch.nn.Linear(16, 3).state_dict(), "w.pt")
+    capsys.readouterr()
+    refused(capsys, run(*command), "holds another run: encoder.weights was")
+
+
+def test_a_factory_that_imports_what_lies_beside_it(place, monkeypatch):
+    (place / "beside").mkdir()
+    (place / "beside" / "helper_of_lazy.py").write_text("from torch.nn import Flatten as Net\n")
+    (place / "beside" / "lazy.py").write_text(
+        "def lazy():\n    from helper_of_lazy import Net\n    return Net()\n"
+    )
+    status = run("score", "--encoder", "beside/lazy.py:lazy", "--data", "data.npz", "--out", "run")
+    assert status == 0
+
+
+def test_tied_weights_may_be_saved_once(place):
+    (place / "tied.py").write_text(
+        "from torch import nn\n"
+        "def tied():\n"
+        "    a, b = nn.Linear(16, 16), nn.Linear(16, 16)\n"
+        "    b.weight = a.weight\n"
+        "    return nn.Sequential(nn.Flatten(), a, nn.Tanh(), b)\n"
+    )
+    torch.manual_seed(1)
+    state = {"1.weight": torch.rand(16, 16), "1.bias": torch.rand(16), "3.bias": torch.rand(16)}
+    save_file(state, "tied.safetensors")
+    command = ["score", "--encoder", "tied.py:tied", "--data", "data.npz", "--out", "r"]
+    assert run(*command, "--weights", "tied.safetensors") == 0
+
+
+def test_an_importable_module(place):
+    assert run("score", "--encoder", "encoders:declared", "--data", "data.npz", "--out", "r") == 0
