@@ -103,18 +103,22 @@ def score_images(
     }
     _claim(run, manifest)
 
+    known = _known(images)
     todo = [shard for shard in archive.shards(run, manifest) if not _is_done(shard, manifest)]
     done = images.count - sum(stop - start for start, stop, _ in todo)
     with tqdm(total=images.count, initial=done, unit="image", desc="scoring") as progress:
         for start, stop, path in todo:
+            # The seeds of earlier images are skipped: every image has its own wherever one starts.
+            generator = torch.Generator().manual_seed(settings.seed)
+            draw_seeds(start, generator)
             batches = []
             for first in range(start, stop, batch_size):
                 last = min(first + batch_size, stop)
                 x = torch.from_numpy(images.read(first, last)).to(target, dtype)
-                batches.append(_score_batch(encoder, x, first, settings))
+                batches.append(_score_batch(encoder, x, first, settings, generator))
                 progress.update(last - first)
             columns = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
-            columns |= _known(images, start, stop)
+            columns |= {name: array[start:stop] for name, array in known.items()}
             archive.write(path, columns, first_sample=start, configuration=manifest)
 
 
@@ -133,10 +137,9 @@ def check_folder(run: Path) -> None:
         raise FileExistsError(f"{run} is not empty and holds no run; give another folder")
 
 
-def _score_batch(encoder: Map, x: Tensor, first: int, settings: Settings) -> dict[str, NDArray]:
-    # The seeds of earlier images are skipped, so that every image has its own wherever one starts.
-    generator = torch.Generator().manual_seed(settings.seed)
-    draw_seeds(first, generator)
+def _score_batch(
+    encoder: Map, x: Tensor, first: int, settings: Settings, generator: torch.Generator
+) -> dict[str, NDArray]:
     try:
         with warnings.catch_warnings():
             # They would come once a batch; `pullback info` counts them all.
@@ -156,14 +159,13 @@ def _score_batch(encoder: Map, x: Tensor, first: int, settings: Settings) -> dic
     return columns
 
 
-def _known(images: Images, start: int, stop: int) -> dict[str, NDArray]:
-    """Labels and file names, where there are any."""
+def _known(images: Images) -> dict[str, NDArray]:
+    """Labels and file names of all images, where there are any."""
     columns: dict[str, NDArray] = {}
     if images.labels is not None:
-        columns["label"] = images.labels[start:stop]
+        columns["label"] = images.labels
     if images.names is not None:
-        names = [name.encode() for name in images.names]
-        columns["file"] = np.array(names)[start:stop]
+        columns["file"] = np.array([name.encode() for name in images.names])
     return columns
 
 

@@ -97,17 +97,15 @@ def solve(
     Arguments as for :func:`eigsh`; ``enough`` is a further condition for Krylov methods to stop.
     """
     rows, columns = metric.jacobian.shape[-2:]
-    if method == "auto":
-        cheap = min(rows, columns) <= 7 * k + 42
-        tall_and_weighted = rows > columns and metric.weight is not None
-        method = "dual" if cheap or tall_and_weighted else "golub-kahan, then dual"
-    if method == "dual":
+    cheap = min(rows, columns) <= 7 * k + 42
+    tall_and_weighted = rows > columns and metric.weight is not None
+    if method == "dual" or (method == "auto" and (cheap or tall_and_weighted)):
         candidates, spectrum, products = dual(metric, k)
         iterations = torch.zeros(metric.shape[0], dtype=torch.long, device=metric.device)
     else:
         # A step costs about three of dual's products: a sixth of them, half of dual.
-        affordable = rows * columns <= DENSE_JACOBIAN
-        patience = min(rows, columns) // 6 if "dual" in method and affordable else None
+        may_give_up = method == "auto" and rows * columns <= DENSE_JACOBIAN
+        patience = min(rows, columns) // 6 if may_give_up else None
         run = golub_kahan(metric, k, tol, streams, enough, patience)
         candidates, spectrum, iterations = run.candidates, run.spectrum, run.steps
         products = run.n_products
