@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_input, check_mode, placement_problem, probe
+from .tracing import Traces
 
 RETURNS = ("mean", "mean_std", "mean_var", "mean_logvar", "distribution")
 # How far to look for modules from a callable, and into containers on the way.
@@ -67,6 +68,7 @@ class Map:
         self.fn = fn
         self.returns = returns
         self.module = _module_behind(fn)
+        self.traces = Traces()
         self._checked: dict[tuple, Signature] = {}
 
     def __repr__(self) -> str:

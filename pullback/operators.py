@@ -11,7 +11,13 @@ from linear_operator import LinearOperator, to_linear_operator
 from torch import Tensor
 
 from .maps import Map
-from .products import MAX_BLOCK, LastLinearization, Linearization
+from .products import (
+    MAX_BLOCK,
+    LastLinearization,
+    Linearization,
+    TracedLinearization,
+    linearize,
+)
 
 # Marks the keyword arguments of JacobianOperator that are the map's own tensors.
 PREFIX = "parameter."
@@ -78,32 +84,30 @@ class JacobianOperator(LinearOperator):
         product = linearization.vjp if self.transposed else linearization.jvp
         return _with_batch_as_columns(product, rhs, self.batch_shape)
 
-    def _linearization(self) -> Linearization:
-        noise = [] if self.noise is None else [self.noise]
-        own = [self.x, *noise, *self.tensors.values()]
-        if torch.is_grad_enabled() and any(t.requires_grad for t in own):
-            return Linearization(self._stacked(self.tensors), self._flat_x(), differentiable=True)
-        detached = {name: tensor.detach() for name, tensor in self.tensors.items()}
+    def _linearization(self) -> Linearization | TracedLinearization:
+        flat = self.x.reshape(-1, self.x.shape[-1])
+        noise = [] if self.noise is None else [self.noise.reshape(len(flat), -1)]
+        inputs = [*self.tensors.values(), *noise]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (self.x, *inputs)):
+            return Linearization(lambda x: self._stacked(x, *inputs), flat, differentiable=True)
+        constants = self.fn.constants()
+        key = self.event_shape, tuple(self.tensors), tuple(t.data_ptr() for t in constants)
         return self.memory.get(
-            [*own, *self.fn.constants()],
-            lambda: Linearization(self._stacked(detached), self._flat_x()),
+            [*self._args, *self.tensors.values(), *constants],
+            lambda: linearize(
+                self._stacked, flat.detach(), [t.detach() for t in inputs], key, self.fn.traces
+            ),
         )
 
-    def _flat_x(self) -> Tensor:
-        return self.x.reshape(-1, self.x.shape[-1])
-
-    def _stacked(self, tensors: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
-        """F as a function ``(B, N) → (B, M)``."""
-
-        def stacked(x: Tensor) -> Tensor:
-            mean, std = self.fn(x.reshape(-1, *self.event_shape), tensors)
-            if std is None:
-                return mean.flatten(1)
-            if self.noise is None:
-                return torch.cat([mean.flatten(1), std.flatten(1)], dim=1)
-            return mean.flatten(1) + self.noise.reshape(len(x), -1) * std.flatten(1)
-
-        return stacked
+    def _stacked(self, x: Tensor, *inputs: Tensor) -> Tensor:
+        """F, ``(B, N) → (B, M)``, as a function of the map's tensors and of the noise as well."""
+        tensors = dict(zip(self.tensors, inputs, strict=False))
+        mean, std = self.fn(x.reshape(-1, *self.event_shape), tensors)
+        if std is None:
+            return mean.flatten(1)
+        if self.noise is None:
+            return torch.cat([mean.flatten(1), std.flatten(1)], dim=1)
+        return mean.flatten(1) + inputs[-1] * std.flatten(1)
 
     def to_dense(self) -> Tensor:
         """The matrix itself, ``(*batch, M, N)``, from M VJPs or N JVPs, whichever are fewer."""

@@ -1,6 +1,6 @@
 """J v and Jᵀ u of a function at a base point; the primal work is done once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -8,16 +8,20 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .checks import require_finite
+from .tracing import Trace, Traces
 
 # Columns are taken together as long as one product's vectors stay under this many numbers:
 # enough to keep two cores busy, and less than one N×N matrix of an image worth the name.
 MAX_BLOCK = 2**19
+# The same for traced products on a CPU: beyond this, one column after the other is faster.
+_TRACED_BLOCK = 2**16
+_NOT_FINITE = "the map returned NaN or infinite values"
 
 
 class Linearization:
     """The derivative J of ``function`` at ``x``, for a batch of independent samples.
 
-    One forward pass is run and its graph kept. Jᵀu differentiates it backwards. J v differentiates
+    One forward pass is run and its graph kept. Jᵀu differentiates it backwards. Jv differentiates
     Jᵀu, which is linear in u, backwards once more (the double-backward trick of J. Townsend, "A new
     trick for calculating Jacobian vector products", 2017), so every layer with a second
     derivative works, whether or not it has a forward-mode formula.
@@ -43,7 +47,7 @@ class Linearization:
             else:
                 self._x = x.detach().clone().requires_grad_()
             self._y = function(self._x)
-        require_finite(self._y, "the map returned NaN or infinite values")
+        require_finite(self._y, _NOT_FINITE)
         # Jᵀu as a function of u, for `jvp`; made when first needed.
         self._u: Tensor | None = None
         self._transposed: Tensor | None = None
@@ -53,7 +57,7 @@ class Linearization:
         return self._columnwise(self._y, self._x, u)
 
     def jvp(self, v: Tensor) -> Tensor:
-        """J v: ``(B, N, C) → (B, M, C)``."""
+        """Jv: ``(B, N, C) → (B, M, C)``."""
         if self._u is None or self._transposed is None:
             with torch.inference_mode(False), torch.enable_grad():
                 self._u = torch.zeros_like(self._y).requires_grad_()
@@ -64,14 +68,11 @@ class Linearization:
 
     def _columnwise(self, outputs: Tensor, inputs: Tensor, columns: Tensor) -> Tensor:
         """The vector-Jacobian product of ``outputs`` with respect to ``inputs``, by column."""
-        if not outputs.requires_grad or columns.shape[-1] == 0:
+        if not outputs.requires_grad:
             # A map that does not use its input, or a product that no longer depends on u.
             return inputs.new_zeros(*inputs.shape, columns.shape[-1])
         width = max(1, MAX_BLOCK // max(inputs.numel(), outputs.numel()))
-        products = [
-            self._block(outputs, inputs, block) for block in columns.movedim(-1, 0).split(width)
-        ]
-        return torch.cat(products).movedim(0, -1).contiguous()
+        return _by_blocks(lambda block: self._block(outputs, inputs, block), columns, width, inputs)
 
     def _block(self, outputs: Tensor, inputs: Tensor, block: Tensor) -> Tensor:
         several = len(block) > 1
@@ -88,6 +89,87 @@ class Linearization:
         if product is None:  # outputs do not depend on inputs after all
             return inputs.new_zeros(len(block), *inputs.shape)
         return product if several else product.unsqueeze(0)
+
+
+class TracedLinearization:
+    """The same from a :class:`~pullback.tracing.Trace`, at about one forward pass a product."""
+
+    def __init__(self, trace: Trace, x: Tensor, inputs: Sequence[Tensor]) -> None:
+        self._trace, self._x = trace, x
+        self.y, self._for_jvp, self._for_vjp = trace.primal(x, *inputs)
+
+    def vjp(self, u: Tensor) -> Tensor:
+        """Jᵀu: ``(B, M, C) → (B, N, C)``."""
+        return self._columnwise(self._trace.vjp, self._for_vjp, u, self._x)
+
+    def jvp(self, v: Tensor) -> Tensor:
+        """Jv: ``(B, N, C) → (B, M, C)``."""
+        return self._columnwise(self._trace.jvp, self._for_jvp, v, self.y)
+
+    def _columnwise(
+        self, part: Callable[..., Tensor], saved: Sequence[Tensor], columns: Tensor, like: Tensor
+    ) -> Tensor:
+        def product(block: Tensor) -> Tensor:
+            if len(block) == 1:
+                return part(*saved, block[0].contiguous()).unsqueeze(0)
+            return torch.vmap(lambda column: part(*saved, column))(block)
+
+        size = _TRACED_BLOCK if like.device.type == "cpu" else MAX_BLOCK
+        width = max(1, size // max(self._x.numel(), self.y.numel()))
+        with torch.no_grad():
+            return _by_blocks(product, columns, width, like)
+
+
+def linearize(
+    function: Callable[..., Tensor],
+    x: Tensor,
+    inputs: Sequence[Tensor],
+    key: Hashable,
+    traces: Traces,
+) -> Linearization | TracedLinearization:
+    """The derivative of ``function(x, *inputs)`` at x, traced if that can be done.
+
+    A trace knows nothing of attributes in Python that the function reads. So the function is also
+    called as it is: if the trace returns something else, it is made anew.
+
+    Args:
+        function: ``(B, N) → (B, M)``, sample by sample.
+        x: ``(B, N)``.
+        inputs: further tensors that it depends on.
+        key: what else a trace depends on.
+        traces: where those made earlier are kept.
+
+    Raises:
+        ValueError: ``function`` returned NaN or infinite values.
+    """
+    with torch.no_grad():
+        y = function(x, *inputs)
+        require_finite(y, _NOT_FINITE)
+        layout = [(t.shape, t.dtype, t.device) for t in (x, *inputs)]
+        for _ in range(2):
+            trace = traces.get((key, *layout), lambda: Trace(function, x, y, inputs))
+            if trace is None:
+                break
+            traced = TracedLinearization(trace, x, inputs)
+            if _agree(traced.y, y):
+                return traced
+            traces.forget((key, *layout))
+    return Linearization(lambda x: function(x, *inputs), x)
+
+
+def _agree(a: Tensor, b: Tensor) -> bool:
+    tolerance = torch.finfo(b.dtype).eps ** 0.5 * b.abs().max()
+    return a.shape == b.shape and bool(((a - b).abs() <= tolerance).all())
+
+
+def _by_blocks(
+    product: Callable[[Tensor], Tensor], columns: Tensor, width: int, like: Tensor
+) -> Tensor:
+    """Apply a product of ``(C, B, n) → (C, B, m)`` to columns ``(B, n, C)``, some at a time."""
+    if columns.shape[-1] == 0:
+        return like.new_zeros(*like.shape, 0)
+    products = [product(block) for block in columns.movedim(-1, 0).split(width)]
+    return torch.cat(products).movedim(0, -1).contiguous()
 
 
 def _identity_of(tensor: Tensor) -> tuple:
@@ -107,9 +189,13 @@ class LastLinearization:
     def __init__(self) -> None:
         self._key: Any = None
         self._tensors: Sequence[Tensor] = ()
-        self._value: Linearization | None = None
+        self._value: Linearization | TracedLinearization | None = None
 
-    def get(self, tensors: Sequence[Tensor], make: Callable[[], Linearization]) -> Linearization:
+    def get(
+        self,
+        tensors: Sequence[Tensor],
+        make: Callable[[], Linearization | TracedLinearization],
+    ) -> Linearization | TracedLinearization:
         """The remembered linearisation if it was made from these tensors, else ``make()``."""
         key = [_identity_of(t) for t in tensors]
         if self._value is None or key != self._key:

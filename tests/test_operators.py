@@ -321,7 +321,10 @@ def test_one_forward_pass_serves_all_products():
             calls.append(len(x))
             return super().forward(x)
 
-    metric = pb.expected_metric(Counting(4, 3), torch.rand(2, 4))
+    encoder = pb.as_map(Counting(4, 3))
+    with torch.no_grad():
+        pb.expected_metric(encoder, torch.rand(2, 4)) @ torch.rand(2, 4, 2)  # traced once
+    metric = pb.expected_metric(encoder, torch.rand(2, 4))
     calls.clear()
     with torch.no_grad():
         for _ in range(3):

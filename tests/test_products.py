@@ -1,10 +1,15 @@
 """J v and Jᵀu against the dense Jacobian, for the layers that encoders are made of."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pullback.products import MAX_BLOCK, Linearization
+import pullback as pb
+from pullback.products import MAX_BLOCK, Linearization, TracedLinearization, linearize
+from pullback.tracing import Traces
 from tests.conftest import dense_jacobian
 
 
@@ -47,16 +52,30 @@ LAYERS = {
     "transformer": Sequence(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)),
     "attention": Attention(),
     "relu": nn.Sequential(nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 4)),
+    "relu in place": nn.Sequential(nn.Linear(64, 20), nn.ReLU(inplace=True), nn.Linear(20, 4)),
+    "identity": lambda x: x,
 }
+
+# Its steps change, in place, what others use.
+UNTRACEABLE = [LAYERS["gru"]]
+
+
+def traced(function, x: Tensor) -> TracedLinearization | Linearization:
+    linearization = linearize(function, x, [], None, Traces())
+    assert isinstance(linearization, TracedLinearization) == (function not in UNTRACEABLE)
+    return linearization
 
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_products_against_the_dense_jacobian(name, dtype):
-    layer = LAYERS[name].to(dtype).eval()
+@pytest.mark.parametrize("linearized", [Linearization, traced])
+def test_products_against_the_dense_jacobian(name, dtype, linearized):
+    layer = LAYERS[name]
+    if isinstance(layer, nn.Module):
+        layer.to(dtype).eval()
     x = torch.rand(3, 64, dtype=dtype)
     J = dense_jacobian(layer, x).detach()
-    linearization = Linearization(layer, x)
+    linearization = linearized(layer, x)
     for columns in (1, 4):
         v = torch.randn(3, 64, columns, dtype=dtype)
         u = torch.randn(3, J.shape[1], columns, dtype=dtype)
@@ -65,11 +84,12 @@ def test_products_against_the_dense_jacobian(name, dtype):
         torch.testing.assert_close(linearization.vjp(u), J.mT @ u, **tolerance)
 
 
-def test_columns_beyond_a_block_and_no_columns():
+@pytest.mark.parametrize("linearized", [Linearization, traced])
+def test_columns_beyond_a_block_and_no_columns(linearized):
     layer, x = nn.Linear(64, 5), torch.rand(40, 64)
     columns = 2 * MAX_BLOCK // x.numel() + 3
     v = torch.randn(40, 64, columns)
-    linearization = Linearization(layer, x)
+    linearization = linearized(layer, x)
     torch.testing.assert_close(linearization.jvp(v), layer.weight.detach() @ v)
     assert linearization.jvp(v[..., :0]).shape == (40, 5, 0)
 
@@ -95,3 +115,80 @@ def test_products_can_be_differentiated():
         return linearization.jvp(v), linearization.vjp(u)
 
     assert torch.autograd.gradcheck(products, (x, v, u))
+
+
+def test_a_trace_follows_tensors_and_notices_python():
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor, self.weight = 2.0, nn.Parameter(torch.ones(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.factor * self.weight * x
+
+    module, x = Scaled(), torch.rand(2, 3)
+    encoder = pb.as_map(module)
+    hidden = torch.full((3,), 5.0)
+    closure = pb.as_map(lambda x: hidden * module(x))
+
+    def slope(encoder):
+        return (pb.jacobian(encoder, x) @ torch.ones(2, 3, 1))[0, 0, 0].item()
+
+    assert (slope(encoder), slope(closure)) == (2.0, 10.0)
+    module.factor = 3.0
+    assert (slope(encoder), slope(closure)) == (3.0, 15.0)
+    with torch.no_grad():
+        module.weight.mul_(2)
+        hidden.mul_(2)
+    assert (slope(encoder), slope(closure)) == (6.0, 60.0)
+    module.weight = nn.Parameter(torch.ones(3))
+    hidden = torch.ones(3)
+    assert (slope(encoder), slope(closure)) == (3.0, 3.0)
+
+
+def test_what_cannot_be_traced_is_differentiated_with_one_log_line(caplog):
+    def branching(x: Tensor) -> Tensor:
+        return 2 * x if float(x.detach().sum()) > 0 else 3 * x
+
+    encoder = pb.as_map(branching)
+    with caplog.at_level("INFO", logger="pullback"):
+        for x, slope in (
+            (torch.ones(2, 3), 2.0),
+            (-torch.ones(2, 3), 3.0),
+            (torch.ones(2, 3), 2.0),
+        ):
+            J = pb.jacobian(encoder, x)
+            assert (J @ torch.ones(2, 3, 1)).eq(slope).all()
+            assert (J.mT @ torch.ones(2, 3, 1)).eq(slope).all()
+    assert len(caplog.records) == 1
+    assert "not traced" in caplog.text
+
+
+def test_an_operation_in_place_on_what_is_used_elsewhere_is_not_traced(caplog):
+    def spoiling(x: Tensor) -> Tensor:
+        y = 2 * x
+        z = y.view(-1)
+        z.add_(1)
+        return y * y
+
+    x = torch.rand(2, 3)
+    with caplog.at_level("INFO", logger="pullback"):
+        product = pb.jacobian(pb.as_map(spoiling), x) @ torch.ones(2, 3, 1)
+    torch.testing.assert_close(product.squeeze(-1), 4 * (2 * x + 1))
+    assert "used elsewhere" in caplog.text
+
+
+def test_eval_mode_batch_norm_and_activations_merge_into_one_scaling():
+    net = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4)).eval()
+    trace = traced(net, torch.rand(3, 6))._trace
+    for part in (trace.jvp, trace.vjp):
+        operations = [node for node in part.graph.nodes if node.op == "call_function"]
+        assert len(operations) == 3  # a matrix product for each layer, and a scaling between
+
+
+def test_traces_are_not_copied_or_pickled():
+    encoder = pb.as_map(nn.Linear(3, 2))
+    _ = pb.jacobian(encoder, torch.rand(2, 3)) @ torch.ones(2, 3, 1)
+    assert len(encoder.traces) == 1
+    assert len(copy.deepcopy(encoder).traces) == 0
+    assert len(pickle.loads(pickle.dumps(encoder)).traces) == 0

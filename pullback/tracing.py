@@ -1,0 +1,270 @@
+"""The products of a map traced once into graphs: a primal part, and parts linear in v and in u.
+
+Autograd records its graph anew for every batch. Here Jv and Jᵀu are traced once into FX graphs of
+ATen operations, and split into what depends on the vector and what does not: a batch then costs one
+run of the primal part, and a product one run of a linear part, about one forward pass each.
+"""
+
+import logging
+import operator
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._decomp import get_decompositions
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+logger = logging.getLogger("pullback")
+aten = torch.ops.aten
+
+# Traces kept for a map, which may be called with batches of several shapes.
+_MOST = 16
+
+# Derivatives that are a product with something known before v or u is: such factors are merged.
+_SCALINGS: Any = get_decompositions(
+    [
+        aten.native_batch_norm_backward,
+        aten.tanh_backward,
+        aten.sigmoid_backward,
+        aten.silu_backward,
+        aten.gelu_backward,
+    ]
+)
+# What returns its first argument as it is, if shape, dtype and device stay the same.
+_NO_OPS = {
+    aten.alias.default,
+    aten.clone.default,
+    aten.detach.default,
+    aten._to_copy.default,
+    aten.expand.default,
+    aten.view.default,
+}
+
+
+class UntraceableError(Exception):
+    """The function is not a fixed sequence of tensor operations; the message says why."""
+
+
+class Trace:
+    """f, Jv and Jᵀu for one shape of x, as graphs that share their primal part.
+
+    Jv is the derivative of Jᵀu with respect to u, which asks for no forward-mode formulas
+    (J. Townsend, "A new trick for calculating Jacobian vector products", 2017).
+
+    Args:
+        function: ``f(x, *inputs)``, ``(B, N) → (B, M)``, sample by sample.
+        x: ``(B, N)``.
+        u: ``(B, M)``, for its shape.
+        inputs: further tensors, constants to the derivatives.
+
+    Attributes:
+        primal: ``(x, *inputs) → f(x), what jvp needs, what vjp needs``.
+        jvp, vjp: ``(*what it needs, v or u) → Jv or Jᵀu``, ``(B, M)`` or ``(B, N)``.
+
+    Raises:
+        UntraceableError: an operation in place cannot be avoided.
+        Exception: whatever tracing raises where Python looks at values of tensors.
+    """
+
+    def __init__(
+        self, function: Callable[..., Tensor], x: Tensor, u: Tensor, inputs: Sequence[Tensor]
+    ) -> None:
+        generator = torch.Generator().manual_seed(0)
+        v, u = (torch.randn(t.shape, generator=generator).to(t) for t in (x, u))
+        module = _traced(function, x, inputs, v, u)
+        expected = module(x, *inputs, v, u)
+        graph = module.graph
+        *_, v_node, u_node = graph.find_nodes(op="placeholder")
+        _replace_mutations(graph)
+        _drop_no_ops(graph)
+        _merge_scalings(graph, _dependents(graph, {v_node, u_node}))
+        linear = _dependents(graph, {v_node, u_node})
+        y, Jv, Jtu = _outputs(graph)
+        jvp_part = _between(v_node, Jv, linear)
+        vjp_part = _between(u_node, Jtu, linear)
+        if y in linear or u_node in jvp_part or v_node in vjp_part:
+            raise UntraceableError("a product depends on more than its own vector")
+        saved = _inputs_of(jvp_part, Jv), _inputs_of(vjp_part, Jtu)
+        primal_part = [node for node in graph.nodes if node not in linear and node.op != "output"]
+        self.primal = _compiled(module, primal_part, (y, *map(tuple, saved)))
+        self.jvp = _compiled(module, jvp_part, Jv, saved[0])
+        self.vjp = _compiled(module, vjp_part, Jtu, saved[1])
+
+        y, for_jvp, for_vjp = self.primal(x, *inputs)
+        for a, b in zip(expected, (y, self.jvp(*for_jvp, v), self.vjp(*for_vjp, u)), strict=True):
+            if not torch.allclose(a, b, 1e-3, 1e-4 * b.abs().max().item()):
+                raise UntraceableError("rearranging its graph changes the result")
+
+
+class Traces:
+    """The traces of one map; a copy or a pickle starts empty."""
+
+    def __init__(self) -> None:
+        self._traces: dict[Hashable, Trace | None] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Trace]) -> Trace | None:
+        """The trace of this key, made if need be; None, with one log line, if there can be none."""
+        if key not in self._traces:
+            if len(self._traces) >= _MOST:
+                self.forget(next(iter(self._traces)))
+            self._traces[key] = self._attempt(make)
+        return self._traces[key]
+
+    def forget(self, key: Hashable) -> None:
+        """Make it anew when it is asked for again."""
+        self._traces.pop(key, None)
+
+    def _attempt(self, make: Callable[[], Trace]) -> Trace | None:
+        try:
+            return make()
+        # Whatever tracing trips over, the products can still be had by differentiation.
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            logger.info("the map's products are differentiated anew, not traced: %s", reason)
+            return None
+
+    def __len__(self) -> int:
+        return len(self._traces)
+
+    def __reduce__(self) -> tuple:
+        return Traces, ()
+
+    def __deepcopy__(self, memo: dict) -> "Traces":
+        return Traces()
+
+
+def _traced(
+    function: Callable[..., Tensor], x: Tensor, inputs: Sequence[Tensor], v: Tensor, u: Tensor
+) -> fx.GraphModule:
+    """The graph of ``(x, *inputs, v, u) → f(x), Jv, Jᵀu``."""
+
+    def products(x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        *inputs, v, u = rest
+        x, u = x.detach().requires_grad_(), u.detach().requires_grad_()
+        y = function(x, *inputs)
+        (Jtu,) = torch.autograd.grad(y, x, u, create_graph=True, materialize_grads=True)
+        (Jv,) = torch.autograd.grad(Jtu, u, v, materialize_grads=True)
+        return y.detach(), Jv, Jtu.detach()
+
+    # Fused attention kernels cannot be differentiated twice; the plain one can.
+    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        return make_fx(products, decomposition_table=_SCALINGS)(x, *inputs, v, u)
+
+
+def _replace_mutations(graph: fx.Graph) -> None:
+    """Replace operations in place on what is not used otherwise, such as ``relu_``."""
+    for node in _calls(graph):
+        if not node.target._schema.is_mutable:
+            continue
+        changed = node.args[0]
+        name = node.target._schema.name.removeprefix("aten::")
+        functional = getattr(aten, name.removesuffix("_"), None)
+        replacement = getattr(functional, node.target._overloadname, None)
+        fresh = len(changed.users) == 1 and not _may_be_seen_elsewhere(changed)
+        if not (fresh and replacement):
+            raise UntraceableError(f"{name} changes a tensor that is used elsewhere")
+        node.target = replacement
+
+
+def _may_be_seen_elsewhere(node: Any) -> bool:
+    """Whether the node's memory is that of an input or another node."""
+    if node.target is operator.getitem:
+        return _may_be_seen_elsewhere(node.args[0])
+    if node.op != "call_function":
+        return True
+    return any(argument.alias_info is not None for argument in node.target._schema.arguments)
+
+
+def _drop_no_ops(graph: fx.Graph) -> None:
+    for node in _calls(graph):
+        if node.target in _NO_OPS and _layout(node) == _layout(node.args[0]):
+            node.replace_all_uses_with(node.args[0])
+    graph.eliminate_dead_code()
+
+
+def _layout(node: fx.Node) -> tuple:
+    value = node.meta["val"]
+    return value.shape, value.stride(), value.dtype, value.device
+
+
+def _merge_scalings(graph: fx.Graph, linear: set[fx.Node]) -> None:
+    """(t·a)·b becomes t·(a·b) where t is linear in the vector and a, b are not."""
+    for node in _calls(graph):
+        outer, inner = _factors(node, linear), None
+        if outer is not None:
+            inner = _factors(outer[0], linear)
+        if inner is None or outer is None or len(outer[0].users) > 1:
+            continue
+        (t, a), b = inner, outer[1]
+        if t.meta["val"].shape != node.meta["val"].shape:
+            continue
+        with graph.inserting_before(node):
+            factor = graph.call_function(aten.mul.Tensor, (a, b))
+        shape = torch.broadcast_shapes(a.meta["val"].shape, b.meta["val"].shape)
+        factor.meta["val"] = torch.empty(shape, device="meta")
+        node.args = (t, factor)
+    graph.eliminate_dead_code()
+
+
+def _factors(node: Any, linear: set[fx.Node]) -> tuple[Any, Any] | None:
+    """(t, a) if the node is t·a with t linear in the vector and a tensor a that is not."""
+    if node.target is not aten.mul.Tensor or not all(isinstance(a, fx.Node) for a in node.args):
+        return None
+    t, a = node.args if node.args[0] in linear else node.args[::-1]
+    return (t, a) if t in linear and a not in linear else None
+
+
+def _outputs(graph: fx.Graph) -> Any:
+    return graph.output_node().args[0]
+
+
+def _calls(graph: fx.Graph) -> list[Any]:
+    """The nodes that call an ATen operation; untyped, for their arguments may be anything."""
+    return [node for node in graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
+
+
+def _dependents(graph: fx.Graph, roots: set[fx.Node]) -> set[fx.Node]:
+    """The roots and all that is computed from them, but for the graph's output."""
+    found = set(roots)
+    for node in graph.nodes:
+        if node.op != "output" and any(argument in found for argument in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def _between(root: fx.Node, end: fx.Node, linear: set[fx.Node]) -> list[fx.Node]:
+    """The nodes of ``linear`` that ``end`` needs, in order, and the root."""
+    needed, stack = {root}, [end]
+    while stack:
+        node = stack.pop()
+        if node in linear and node not in needed:
+            needed.add(node)
+            stack += node.all_input_nodes
+    return [node for node in root.graph.nodes if node in needed]
+
+
+def _inputs_of(part: list[fx.Node], end: fx.Node) -> list[fx.Node]:
+    """What the part uses and does not compute, in a fixed order."""
+    inside = set(part)
+    used = dict.fromkeys(a for node in part for a in (*node.all_input_nodes, end))
+    return [node for node in used if node not in inside]
+
+
+def _compiled(
+    module: fx.GraphModule,
+    part: Iterable[fx.Node],
+    output: fx.node.Argument,
+    inputs: Iterable[fx.Node] = (),
+) -> fx.GraphModule:
+    """The part as a function of the inputs and of its own placeholders."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in inputs:
+        copies[node] = graph.placeholder(node.name)
+    for node in part:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(fx.node.map_arg(output, copies.__getitem__))
+    graph.eliminate_dead_code()
+    return fx.GraphModule(module, graph)
