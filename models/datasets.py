@@ -1,4 +1,4 @@
-"""Data sets as tensors in [0, 1], split as their authors did; only `digits` is bundled."""
+"""Data sets as tensors in [0, 1]; `digits` and `photos` come with installed packages."""
 
 import os
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,12 +15,14 @@ from pullback.images import read_idx
 
 # Name → (folder of the IDX files, name at openml.org).
 _IDX = {"mnist": ("MNIST", "mnist_784"), "fashion-mnist": ("FashionMNIST", "Fashion-MNIST")}
-NAMES = ("digits", *_IDX)
+NAMES = ("digits", "photos", *_IDX)
 _TRAINING_IMAGES = 60_000
+# Crops of photographs: side and step of the grid in pixels; how much a photograph is shrunk first.
+_SIDE, _STEP, _SCALES = 64, 24, (1, 2 / 3, 1 / 2)
 
 
 class Dataset(NamedTuple):
-    """Images ``(n, 1, h, w)`` float32 in [0, 1] and labels ``(n,)`` int64."""
+    """Images ``(n, channels, h, w)`` float32 in [0, 1] and labels ``(n,)`` int64."""
 
     train: Tensor
     train_labels: Tensor
@@ -32,7 +35,9 @@ def load(name: str, folder: str | Path | None = None, download: bool = False) ->
 
     Args:
         name: ``"digits"`` (1 797 images of 8×8, bundled with scikit-learn; every fourth is held
-            out), ``"mnist"`` or ``"fashion-mnist"`` (60 000 + 10 000 of 28×28).
+            out), ``"photos"`` (2 753 + 904 crops of 64×64, in colour, from seven photographs
+            bundled with scikit-image and scikit-learn; the label says which), ``"mnist"`` or
+            ``"fashion-mnist"`` (60 000 + 10 000 of 28×28, split as their authors did).
         folder: holds the IDX files, or a folder ``MNIST`` or ``FashionMNIST`` with them; the
             environment variable ``PULLBACK_DATA`` if absent.
         download: fetch from openml.org, through scikit-learn, if there is no folder.
@@ -43,6 +48,8 @@ def load(name: str, folder: str | Path | None = None, download: bool = False) ->
     """
     if name == "digits":
         return _digits()
+    if name == "photos":
+        return _photos()
     if name not in _IDX:
         raise ValueError(f"data set {name!r} is not one of {', '.join(map(repr, NAMES))}")
     folder = folder or os.environ.get("PULLBACK_DATA")
@@ -66,6 +73,34 @@ def _digits() -> Dataset:
     images = bunch.images[:, None] / 16
     held_out = np.arange(len(images)) % 4 == 0
     return _dataset(images, bunch.target, ~held_out, held_out)
+
+
+def _photos() -> Dataset:
+    """Crops on grids; those of the right 30 % of each photograph are held out."""
+    from skimage import data
+    from sklearn.datasets import load_sample_image
+
+    photographs = [
+        *(data.astronaut(), data.coffee(), data.chelsea(), data.rocket()),
+        data.stereo_motorcycle()[0],
+        *(load_sample_image("china.jpg"), load_sample_image("flower.jpg")),
+    ]
+    parts = [part for x in photographs for part in np.split(x, [7 * x.shape[1] // 10], axis=1)]
+    crops = [_crops(part) for part in parts]
+    origin = np.repeat(np.arange(len(parts)), [len(x) for x in crops])
+    held_out = origin % 2 == 1
+    return _dataset(np.concatenate(crops), origin // 2, ~held_out, held_out)
+
+
+def _crops(photograph: NDArray[np.uint8]) -> NDArray[np.float32]:
+    from skimage.transform import rescale
+
+    grids = []
+    for scale in _SCALES:
+        pixels = rescale(photograph, scale, anti_aliasing=True, channel_axis=2).astype(np.float32)
+        windows = sliding_window_view(pixels, (_SIDE, _SIDE), axis=(0, 1))[::_STEP, ::_STEP]
+        grids.append(windows.reshape(-1, 3, _SIDE, _SIDE))
+    return np.concatenate(grids)
 
 
 def _idx_folder(folder: Path) -> Dataset:

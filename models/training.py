@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -9,34 +10,36 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .vae import LIKELIHOODS, MLPVAE, negative_elbo
+from .vae import LIKELIHOODS, MLPVAE, VAE, ConvVAE, negative_elbo
 
 LEARNING_RATE = 0.003
+_ARCHITECTURES: dict[str, type[VAE]] = {"MLPVAE": MLPVAE, "ConvVAE": ConvVAE}
 
 
 def train(
     images: Tensor,
+    architecture: type[VAE] = MLPVAE,
     *,
     beta: float = 1.0,
     epochs: int = 10,
     batch_size: int = 128,
     likelihood: str = "gaussian",
     seed: int = 0,
-    hidden: tuple[int, ...] = (256, 256, 512, 32),
-    latent: int = 32,
-) -> MLPVAE:
+    **widths: Any,
+) -> VAE:
     """A new VAE, trained with Adam at a learning rate of 0.003 (App. A), in eval mode.
 
     The same seed gives the same weights on the same machine; the global generator is left alone.
 
     Args:
         images: ``(n, *event)`` in [0, 1], n ≥ 2.
+        architecture: ``MLPVAE`` or ``ConvVAE`` of :mod:`models.vae`.
         beta: weight of the Kullback–Leibler divergence, > 0.
         epochs: passes over the images, ≥ 1.
         batch_size: images per step, ≥ 2 (batch normalisation needs two).
         likelihood: ``"gaussian"`` or ``"bernoulli"``, see :func:`models.vae.negative_elbo`.
         seed: of the initial weights, the order of the images and the latent noise.
-        hidden, latent: see :class:`models.vae.MLPVAE`.
+        widths: further arguments of the architecture.
 
     Raises:
         ValueError: an argument is out of range.
@@ -53,7 +56,7 @@ def train(
         raise ValueError(f"likelihood={likelihood!r} is not one of {', '.join(LIKELIHOODS)}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        vae = MLPVAE(images.shape[1:], hidden, latent)
+        vae = architecture(images.shape[1:], **widths)
         optimizer = torch.optim.Adam(vae.parameters(), lr=LEARNING_RATE)
         with tqdm(total=epochs, unit="epoch", desc=f"training, β = {beta:g}") as progress:
             for epoch in range(epochs):
@@ -65,13 +68,17 @@ def train(
     return vae.eval()
 
 
-def save(vae: MLPVAE, path: Path, **facts: str | float) -> None:
+def save(vae: VAE, path: Path, **facts: str | float) -> None:
     """Weights as safetensors, with the architecture and how it was trained as metadata."""
-    metadata = {"architecture": json.dumps(vae.config), "training": json.dumps(facts)}
+    metadata = {
+        "class": type(vae).__name__,
+        "architecture": json.dumps(vae.config),
+        "training": json.dumps(facts),
+    }
     save_file(vae.state_dict(), path, metadata)
 
 
-def load(path: Path) -> MLPVAE:
+def load(path: Path) -> VAE:
     """The VAE of a checkpoint made by :func:`save`, in eval mode.
 
     Raises:
@@ -87,13 +94,16 @@ def load(path: Path) -> MLPVAE:
         raise ValueError(f"{path} is no safetensors file: {error}") from error
     if "architecture" not in metadata:
         raise ValueError(f"{path} does not say what architecture its weights are of")
-    vae = MLPVAE(**json.loads(metadata["architecture"]))
+    name = metadata.get("class", "MLPVAE")  # older checkpoints do not name it
+    if name not in _ARCHITECTURES:
+        raise ValueError(f"{path} holds a {name!r}, not one of {', '.join(_ARCHITECTURES)}")
+    vae = _ARCHITECTURES[name](**json.loads(metadata["architecture"]))
     vae.load_state_dict(state)
     return vae.eval()
 
 
 def _epoch(
-    vae: MLPVAE,
+    vae: VAE,
     optimizer: torch.optim.Optimizer,
     images: Tensor,
     beta: float,

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,36 @@ import pullback as pb
 LIKELIHOODS = ("gaussian", "bernoulli")
 
 
-class MLPVAE(nn.Module):
+class VAE(nn.Module):
+    """What the two architectures share; they differ in ``features`` and ``decoder``.
+
+    ``config`` has the arguments that make another of the same architecture.
+    """
+
+    config: dict[str, Any]
+    event_shape: tuple[int, ...]
+    features: nn.Module
+    mean: nn.Module
+    logvar: nn.Module
+    decoder: nn.Module
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z | x), ``(B, latent)`` each, for x ``(B, *event)``."""
+        features = self.features(x)
+        return self.mean(features), self.logvar(features)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Mean of p(x | z), ``(B, *event)``, in [0, 1]."""
+        return self.decoder(z)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction from one sample of q(z | x), and the mean and log-variance of q."""
+        mean, logvar = self.encode(x)
+        z = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
+        return self.decode(z), mean, logvar
+
+
+class MLPVAE(VAE):
     """The fully connected VAE used for MNIST and FashionMNIST.
 
     The encoder has hidden layers of 256, 256, 512 and 32 units and two linear maps to the mean and
@@ -32,41 +62,83 @@ class MLPVAE(nn.Module):
         latent: int = 32,
     ) -> None:
         super().__init__()
-        self.event_shape, self.hidden, self.latent = tuple(event_shape), tuple(hidden), latent
+        self.event_shape = tuple(event_shape)
+        self.config = {"event_shape": list(event_shape), "hidden": list(hidden), "latent": latent}
         pixels = math.prod(event_shape)
-        self.features = nn.Sequential(nn.Flatten(), *_layers(pixels, *hidden))
+        self.features = nn.Sequential(nn.Flatten(), *_dense(pixels, *hidden))
         self.mean = nn.Linear(hidden[-1], latent)
         self.logvar = nn.Linear(hidden[-1], latent)
         self.decoder = nn.Sequential(
-            *_layers(latent, *reversed(hidden)),
+            *_dense(latent, *reversed(hidden)),
             nn.Linear(hidden[0], pixels),
             nn.Sigmoid(),
             nn.Unflatten(1, self.event_shape),
         )
 
-    @property
-    def config(self) -> dict:
-        """The arguments that make another of this architecture."""
-        return {
-            "event_shape": list(self.event_shape),
-            "hidden": list(self.hidden),
-            "latent": self.latent,
+
+class ConvVAE(VAE):
+    """The convolutional VAE used for colour photographs of 64×64 pixels.
+
+    The encoder has stride-2 convolutions with 32, 64, 128, 256 and 512 filters (kernel 4,
+    padding 1), which take 64×64 pixels to 2×2, a dense layer of 128 units and two linear maps to
+    the mean and the log-variance. (The paper's text says four convolutions and lists these five.)
+
+    The decoder has a dense layer of 1 024 units, taken as 1 024 channels of 1×1, and transposed
+    convolutions with 512, 256, 128, 64 and 32 filters: the first spreads the 1×1 over the 2×2 that
+    the encoder ended with, and each other one doubles height and width. One more of them, to the
+    image's channels, and a sigmoid make the image. Its maps are the encoder's in reverse.
+
+    Batch normalisation comes before every activation, which is tanh.
+
+    Args:
+        event_shape: channels, height and width of an image; the decoder's output has them too.
+        filters: of the encoder's convolutions; the decoder has them in reverse.
+        units: widths of the encoder's and the decoder's dense layer.
+        latent: dimension of the latent space.
+
+    Raises:
+        ValueError: height or width is not a multiple of 2 to the number of convolutions.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int] = (3, 64, 64),
+        filters: Sequence[int] = (32, 64, 128, 256, 512),
+        units: tuple[int, int] = (128, 1024),
+        latent: int = 128,
+    ) -> None:
+        super().__init__()
+        channels, *size = self.event_shape = tuple(event_shape)
+        factor = 2 ** len(filters)
+        if len(size) != 2 or any(side < factor or side % factor for side in size):
+            raise ValueError(
+                f"images of shape {self.event_shape} cannot be halved {len(filters)} times; "
+                f"(channels, height, width) with multiples of {factor} is needed"
+            )
+        self.config = {
+            "event_shape": list(event_shape),
+            "filters": list(filters),
+            "units": list(units),
+            "latent": latent,
         }
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z | x), ``(B, latent)`` each, for x ``(B, *event)``."""
-        features = self.features(x)
-        return self.mean(features), self.logvar(features)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Mean of p(x | z), ``(B, *event)``, in [0, 1]."""
-        return self.decoder(z)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction from one sample of q(z | x), and the mean and log-variance of q."""
-        mean, logvar = self.encode(x)
-        z = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
-        return self.decode(z), mean, logvar
+        smallest = (size[0] // factor, size[1] // factor)
+        self.features = nn.Sequential(
+            *_convolutions(nn.Conv2d, channels, *filters),
+            nn.Flatten(),
+            *_dense(filters[-1] * math.prod(smallest), units[0]),
+        )
+        self.mean = nn.Linear(units[0], latent)
+        self.logvar = nn.Linear(units[0], latent)
+        self.decoder = nn.Sequential(
+            *_dense(latent, units[1]),
+            nn.Unflatten(1, (units[1], 1, 1)),
+            nn.ConvTranspose2d(units[1], filters[-1], smallest),
+            nn.BatchNorm2d(filters[-1]),
+            nn.Tanh(),
+            *_convolutions(nn.ConvTranspose2d, *reversed(filters)),
+            nn.ConvTranspose2d(filters[0], channels, kernel_size=4, stride=2, padding=1),
+            nn.Sigmoid(),
+        )
 
 
 def mnist_encoder() -> pb.Map:
@@ -75,6 +147,11 @@ def mnist_encoder() -> pb.Map:
     Weights of the whole VAE can be loaded into it.
     """
     return pb.as_map(MLPVAE((1, 28, 28)).eval().encode, returns="mean_logvar")
+
+
+def photo_encoder() -> pb.Map:
+    """The same for 64×64 colour photographs."""
+    return pb.as_map(ConvVAE().eval().encode, returns="mean_logvar")
 
 
 def negative_elbo(
@@ -104,8 +181,19 @@ def negative_elbo(
     return (misfit.flatten(1).sum(1) + beta * divergence.sum(1)).mean()
 
 
-def _layers(*widths: int) -> list[nn.Module]:
+def _dense(*widths: int) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.Tanh()]
+    return layers
+
+
+def _convolutions(
+    kind: type[nn.Conv2d] | type[nn.ConvTranspose2d], *filters: int
+) -> list[nn.Module]:
+    """Each halves height and width, or doubles them if transposed."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(filters):
+        convolution = kind(inputs, outputs, kernel_size=4, stride=2, padding=1)
+        layers += [convolution, nn.BatchNorm2d(outputs), nn.Tanh()]
     return layers

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import pullback as pb
 from models import datasets, training
-from models.vae import MLPVAE
+from models.vae import VAE
 from pullback import archive, cli
 from pullback.images import from_array
 from pullback.jobs import Settings, check_folder, score_images
@@ -51,7 +51,7 @@ def digits(out: str, beta: float = 0.5, seed: int = 0) -> None:
 
 
 @torch.no_grad()
-def draw(vae: MLPVAE, images: Tensor, scores: dict[str, NDArray], path: Path) -> Path:
+def draw(vae: VAE, images: Tensor, scores: dict[str, NDArray], path: Path) -> Path:
     """Originals, corruptions along the top eigenvector and reconstructions; histograms."""
     figure = plt.figure(figsize=(10, 8.4), layout="constrained")
     panels = np.asarray(figure.subfigures(2, 1, height_ratios=(6, 2.6)))
@@ -68,7 +68,7 @@ def draw(vae: MLPVAE, images: Tensor, scores: dict[str, NDArray], path: Path) ->
     return path
 
 
-def _gallery(panel: SubFigure, vae: MLPVAE, images: Tensor, scores: dict[str, NDArray]) -> None:
+def _gallery(panel: SubFigure, vae: VAE, images: Tensor, scores: dict[str, NDArray]) -> None:
     # One of each digit, so that the rows can be compared at a glance.
     chosen = [int(np.flatnonzero(scores["label"] == digit)[0]) for digit in range(SHOWN)]
     x = images[chosen]
@@ -97,5 +97,5 @@ def _mean_norm(change: Tensor) -> float:
     return change.flatten(1).norm(dim=1).mean().item()
 
 
-def _reconstruct(vae: MLPVAE, x: Tensor) -> Tensor:
+def _reconstruct(vae: VAE, x: Tensor) -> Tensor:
     return vae.decode(vae.encode(x)[0])

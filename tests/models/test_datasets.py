@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import skimage.data
 import sklearn.datasets
 import torch
 
@@ -26,6 +27,29 @@ def test_digits_are_bundled():
     assert data.train.dtype == torch.float32
     assert (data.train.min(), data.train.max()) == (0, 1)
     assert set(data.test_labels.tolist()) == set(range(10))
+
+
+def test_photos_are_bundled():
+    data = datasets.load("photos")
+    assert data.train.shape == (2753, 3, 64, 64)
+    assert data.test.shape == (904, 3, 64, 64)
+    assert data.train.dtype == torch.float32
+    assert all(0 <= x.min() < 0.01 and 0.99 < x.max() <= 1 for x in (data.train, data.test))
+    for labels in (data.train_labels, data.test_labels):
+        assert set(labels.tolist()) == set(range(7))
+    again = datasets.load("photos")
+    assert all(torch.equal(one, two) for one, two in zip(data, again, strict=True))
+
+
+def test_crops_of_the_right_part_of_photographs_are_held_out(monkeypatch):
+    """In photographs that brighten from left to right, all that is held out is the brighter."""
+    ramp = np.broadcast_to(np.arange(500)[:, None] // 2, (150, 500, 3)).astype(np.uint8)
+    for name in ("astronaut", "coffee", "chelsea", "rocket"):
+        monkeypatch.setattr(skimage.data, name, lambda: ramp)
+    monkeypatch.setattr(skimage.data, "stereo_motorcycle", lambda: (ramp, ramp, None))
+    monkeypatch.setattr(sklearn.datasets, "load_sample_image", lambda name: ramp)
+    data = datasets.load("photos")
+    assert data.train.max() < data.test.min()
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
@@ -66,7 +90,9 @@ def test_a_download_happens_only_when_asked_for(tmp_path, monkeypatch):
 
 
 def test_what_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="data set 'cifar' is not one of 'digits', 'mnist'"):
+    with pytest.raises(
+        ValueError, match="data set 'cifar' is not one of 'digits', 'photos', 'mnist'"
+    ):
         datasets.load("cifar")
     folder = make_folder(tmp_path / "MNIST")
     (folder / "train-labels-idx1-ubyte").unlink()

@@ -1,12 +1,16 @@
 """Training: it learns, repeats itself, keeps what it learnt, and refuses what it cannot do."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from models import datasets, training
+from models.vae import MLPVAE, ConvVAE
 
 SMALL = {"hidden": (32, 16), "latent": 4}
+SMALL_CONVOLUTIONS = {"filters": (8, 16), "units": (16, 32), "latent": 8}
 
 
 def digits() -> torch.Tensor:
@@ -18,6 +22,13 @@ def test_reconstructions_beat_the_mean_image(likelihood):
     x = digits()
     vae = training.train(x, beta=0.05, epochs=40, likelihood=likelihood, **SMALL)
     assert not vae.training
+    error = (vae.decode(vae.encode(x)[0]) - x).square().mean()
+    assert error < 0.6 * (x - x.mean(0)).square().mean()
+
+
+def test_convolutions_learn_photographs():
+    x = datasets.load("photos").train[::10, :, ::4, ::4]
+    vae = training.train(x, ConvVAE, epochs=10, batch_size=32, **SMALL_CONVOLUTIONS)
     error = (vae.decode(vae.encode(x)[0]) - x).square().mean()
     assert error < 0.6 * (x - x.mean(0)).square().mean()
 
@@ -46,15 +57,28 @@ def test_a_last_batch_of_one_image_is_survived():
     assert training.train(digits()[:9], epochs=1, batch_size=4, **SMALL)
 
 
-def test_checkpoints(tmp_path):
-    vae = training.train(digits()[:50], epochs=1, **SMALL)
+@pytest.mark.parametrize(
+    ("architecture", "widths"), [(MLPVAE, SMALL), (ConvVAE, SMALL_CONVOLUTIONS)]
+)
+def test_checkpoints(architecture, widths, tmp_path):
+    x = digits()
+    vae = training.train(x[:50], architecture, epochs=1, **widths)
     path = tmp_path / "vae.safetensors"
     training.save(vae, path, beta=0.5, dataset="digits")
     again = training.load(path)
+    assert type(again) is architecture
     assert not again.training
-    x = digits()
     torch.testing.assert_close(again.encode(x), vae.encode(x))
 
+
+def test_a_checkpoint_that_does_not_name_its_class(tmp_path):
+    vae = MLPVAE((1, 8, 8), **SMALL).eval()
+    path = tmp_path / "old.safetensors"
+    save_file(vae.state_dict(), path, {"architecture": json.dumps(vae.config), "training": "{}"})
+    torch.testing.assert_close(training.load(path).encode(digits()), vae.encode(digits()))
+
+
+def test_what_is_no_checkpoint(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         training.load(tmp_path / "nowhere")
     (tmp_path / "text").write_text("text")
@@ -63,6 +87,10 @@ def test_checkpoints(tmp_path):
     save_file({"a": torch.ones(1)}, tmp_path / "bare.safetensors")
     with pytest.raises(ValueError, match="does not say what architecture"):
         training.load(tmp_path / "bare.safetensors")
+    other = {"class": "Flow", "architecture": "{}"}
+    save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors", other)
+    with pytest.raises(ValueError, match="holds a 'Flow', not one of MLPVAE, ConvVAE"):
+        training.load(tmp_path / "other.safetensors")
 
 
 def test_what_is_refused():
