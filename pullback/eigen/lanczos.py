@@ -1,0 +1,260 @@
+"""Thick-restart Lanczos for either end, or both, of the spectrum of a symmetric operator.
+
+Wu & Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems" (2000), with
+full reorthogonalisation in float64.
+"""
+
+import torch
+from linear_operator import LinearOperator
+from torch import Tensor
+
+from ..probes import SampleStreams
+from .records import EigenPairs
+from .subspace import accepted_residual, as_start, product, project_out, ritz, unit, verified
+
+# Accepted probability that a verification misses an eigenvector, and how far beyond the last
+# wanted eigenvalue, relative to it, its eigenvalue must lie.
+MISS = 1e-3
+MARGIN = 0.01
+
+# How many eigenvalues are taken from the high and from the low end.
+Ends = tuple[int, int]
+
+
+@torch.no_grad()
+def lanczos(
+    A: LinearOperator,
+    k: int,
+    tol: float,
+    streams: SampleStreams,
+    which: str = "largest",
+    start: Tensor | None = None,
+    max_basis: int | None = None,
+    max_products: int | None = None,
+) -> EigenPairs:
+    """k eigenpairs at the ends of the spectrum of a symmetric operator, definite or not.
+
+    A sample's basis grows by one vector a product. When it is full, the best half of its Ritz
+    vectors is kept. Converged ones stay in the basis, where they cost nothing.
+
+    A Krylov space holds one vector of a repeated eigenvalue, and none of an eigenvector that its
+    start is orthogonal to. Therefore, once the k pairs have converged, the basis is refilled
+    from a random vector orthogonal to them; if a wanted value changes, the search goes on.
+    This ends as soon as an eigenvector missed, with an eigenvalue over 1 % beyond the last
+    wanted one, would have shown with probability 0.999, and when the basis is full. In the latter
+    case, that certainty is reached for eigenvalues that lie beyond by the fraction
+    (log(1648·√n) / (2s − 1))² of the rest's width or more, s = max_basis − k, or 1.5 % for s = 45
+    and n = 1000 (Kuczyński & Woźniakowski 1992, "Estimating the largest eigenvalue by the power
+    and Lanczos algorithms with a random start").
+
+    Args:
+        A: ``(B, n, n)``, float32 or float64.
+        k: how many, 1 ≤ k ≤ n.
+        tol: a pair is converged when ‖Av − λv‖ ≤ max(tol·|λ|, 32·eps·‖A‖). The recurrence is
+            carried to a tenth of that.
+        streams: random vectors; a sample's result depends on its own stream alone.
+        which: ``"largest"`` or ``"smallest"`` algebraically, or ``"both"``: ⌈k/2⌉ of the high end
+            and ⌊k/2⌋ of the low end.
+        start: ``(n, p)`` or ``(B, n, p)``, approximate eigenvectors; the sum of their directions
+            starts the recurrence, for about p products to convergence if they are good.
+        max_basis: vectors kept per sample, at least min(n, k + 2); 2k + 40 by default.
+        max_products: give up on samples that need more; at least 2k are taken. 10n + 100 by
+            default.
+
+    Returns:
+        :class:`EigenPairs`, values descending; ``iterations`` counts Lanczos steps.
+
+    Raises:
+        ValueError: ``which``, ``start`` or ``max_basis`` is not one of those, or a product is
+            not finite.
+    """
+    n = A.shape[-1]
+    wanted = _ends(k, which)
+    limit = min(n, 2 * k + 40 if max_basis is None else max_basis)
+    if limit < min(n, k + 2):
+        raise ValueError(f"max_basis={max_basis} must be at least min(n, k + 2) = {min(n, k + 2)}")
+    kept = _ends(k + (limit - k) // 2, which)
+    most = max(k, (10 * n + 100 if max_products is None else max_products) - k)
+
+    run = ThickRestart(A, limit, streams, start)
+    active = torch.ones(A.shape[0], dtype=torch.bool, device=A.device)
+    verifying = torch.zeros_like(active)
+    found = torch.zeros(A.shape[0], k, dtype=torch.float64, device=A.device)
+    next_check = torch.full_like(run.size, k)
+    while active.any():
+        run.step(active)
+        full = run.size == limit
+        last = (run.size == n) | (run.steps == most)
+        rows = (active & (full | last | verifying | (run.size == next_check))).nonzero().flatten()
+        if not len(rows):
+            continue
+        full, last = full[rows], last[rows]
+        values, residuals = run.ritz_pairs(rows, wanted)
+        accepted = accepted_residual(values, run.norm[rows], tol / 5, A.dtype) / 2
+        converged = (residuals <= accepted).all(-1)
+
+        missed = ((values - found[rows]).abs() > accepted).any(-1)
+        holds = verifying[rows] & ~missed
+        complete = holds & (full | last)
+        complete[holds] |= run.seen_by_now(rows[holds], found[rows[holds]], wanted)
+        ready = ~holds & (last | converged)
+        run.restart(rows[ready], wanted)
+        run.restart(rows[full & ~complete & ~ready], kept)
+        active[rows[complete | (ready & last)]] = False
+
+        verifying[rows] = holds | (ready & ~last)
+        found[rows[ready]] = values[ready]
+        run.renew(rows[ready & ~last])
+        # A check costs an eigendecomposition: at most an eighth of the steps may be superfluous.
+        next_check[rows] = run.size[rows] + (run.size[rows] // 8).clamp(min=1)
+    return verified(A, run.basis[:, :k].mT, tol, run.norm, run.steps, run.steps)
+
+
+def _ends(count: int, which: str) -> Ends:
+    ends = {
+        "largest": (count, 0),
+        "smallest": (0, count),
+        "both": ((count + 1) // 2, count // 2),
+    }
+    if which not in ends:
+        raise ValueError(f"which={which!r} is not one of {', '.join(map(repr, ends))}")
+    return ends[which]
+
+
+class ThickRestart:
+    """A batch of Lanczos factorisations A Q = Q T + β q eᵀ, each with its own number of columns.
+
+    After :meth:`step`, sample i has s = ``size[i]`` orthonormal vectors Q, the rows
+    ``basis[i, :s]`` (float64), and the next one, q, in ``basis[i, s]``; T is ``T[i, :s, :s]``, β is
+    ``beta[i]`` and e the last unit vector. All beyond is 0. Right after :meth:`restart`, T is
+    diagonal, and β e a full vector until the next step.
+    """
+
+    def __init__(
+        self, A: LinearOperator, limit: int, streams: SampleStreams, start: Tensor | None = None
+    ) -> None:
+        batch, n = A.shape[0], A.shape[-1]
+        self.A, self.streams, self.limit = A, streams, limit
+        like = torch.empty(0, dtype=torch.float64, device=A.device)
+        self.basis = like.new_zeros(batch, limit + 1, n)
+        self.T = like.new_zeros(batch, limit + 1, limit + 1)
+        self.beta, self.norm = like.new_zeros(batch), like.new_zeros(batch)
+        self.size = torch.zeros(batch, dtype=torch.long, device=A.device)
+        self.steps = torch.zeros_like(self.size)
+        self.each = torch.arange(batch, device=A.device)
+        q = self.basis[:, 0] if start is None else as_start(start, A).sum(-1)
+        # A sum of directions that cancel says nothing.
+        q = torch.where(q.norm(dim=-1, keepdim=True) > 1e-6, q, 0.0)
+        nothing = (q == 0).all(-1)
+        self.basis[:, 0] = unit((q + self._fresh(nothing)).unsqueeze(-1)).squeeze(-1)
+
+    def step(self, active: Tensor) -> None:
+        """Add q to Q, for the samples that are ``active``, with one product; others stay put."""
+        q = self.basis[self.each, self.size] * active.unsqueeze(-1)
+        image = product(self.A, q.unsqueeze(-1))
+        w, coefficients = project_out(image, self.basis.mT)
+        self.T[self.each, self.size] = coefficients.squeeze(-1)
+        self.T[self.each, :, self.size] = coefficients.squeeze(-1)
+        self.norm = torch.maximum(self.norm, image.flatten(1).norm(dim=-1))
+        self.size += active
+        self.steps += active
+
+        beta = w.flatten(1).norm(dim=-1)
+        # Below this, w is rounding error of the projection: the Krylov space is invariant.
+        beta = torch.where(beta > 8 * torch.finfo(beta.dtype).eps * self.norm, beta, 0.0)
+        self.beta = torch.where(active, beta, self.beta)
+        room = active & (self.size < w.shape[-2])
+        w = unit(w).squeeze(-1) * ((beta > 0) & room).unsqueeze(-1)
+        w = w + self._fresh((beta == 0) & room)
+        kept = self.basis[self.each, self.size]
+        self.basis[self.each, self.size] = torch.where(active.unsqueeze(-1), w, kept)
+
+    def ritz_pairs(self, rows: Tensor, ends: Ends) -> tuple[Tensor, Tensor]:
+        """Ritz values ``(len(rows), k)`` at the ends, descending, and their residual norms."""
+        values, vectors = self._ritz(rows, ends)
+        last = vectors[torch.arange(len(rows), device=rows.device), self.size[rows] - 1]
+        return values, self.beta[rows].unsqueeze(-1) * last.abs()
+
+    def restart(self, rows: Tensor, ends: Ends) -> None:
+        """Keep the Ritz vectors at the ends, and q, as the basis of these samples."""
+        values, vectors = self._ritz(rows, ends)
+        q = self.basis[rows, self.size[rows]]
+        kept = vectors.mT @ self.basis[rows, : self.limit]
+        count = kept.shape[1]
+        self.basis[rows] = 0
+        self.basis[rows, :count] = kept
+        self.basis[rows, count] = q
+        self.T[rows] = 0
+        self.T[rows, :count, :count] = torch.diag_embed(values)
+        self.size[rows] = count
+
+    def renew(self, rows: Tensor) -> None:
+        """Replace q by a random vector orthogonal to Q; the residuals of Q are forgotten."""
+        where = torch.zeros_like(self.each, dtype=torch.bool)
+        where[rows] = True
+        self.basis[rows, self.size[rows]] = 0
+        fresh = self._fresh(where)
+        self.basis[rows, self.size[rows]] = fresh[rows]
+
+    def seen_by_now(self, rows: Tensor, found: Tensor, ends: Ends) -> Tensor:
+        """Whether the steps since :meth:`renew` rule out eigenvalues beyond those found, bool.
+
+        An eigenvector missed would have to be nearly orthogonal to the random start; a component
+        is below c with a probability of at most c·√(2n/π).
+        """
+        (high, low), count = ends, sum(ends)
+        margin = accepted_residual(found, self.norm[rows], MARGIN, self.A.dtype)
+        points = []
+        if high:
+            points.append(found[:, high - 1] + margin[:, high - 1])
+        if low:
+            points.append(found[:, high] - margin[:, high])
+        T, size = self.T[rows, count:, count:], self.size[rows] - count
+        seen = torch.ones_like(rows, dtype=torch.bool)
+        for point in points:
+            component = largest_component(T, size, self.beta[rows], point)
+            seen &= component <= MISS * (torch.pi / (2 * self.basis.shape[-1])) ** 0.5
+        # β = 0: the space is invariant, and holds all that the start has a part in.
+        return seen | (self.beta[rows] == 0)
+
+    def _ritz(self, rows: Tensor, ends: Ends) -> tuple[Tensor, Tensor]:
+        T, size = self.T[rows, : self.limit, : self.limit], self.size[rows, None]
+        index = torch.arange(self.limit, device=rows.device)
+        values, vectors = ritz(T, index < size)
+        high, low = ends
+        # Unused directions come first in the ascending order.
+        from_above = (self.limit - 1 - index[:high]).expand(len(rows), high)
+        from_below = (self.limit - size + index[:low]).flip(-1)
+        chosen = torch.cat([from_above, from_below], dim=-1)
+        self.norm[rows] = torch.maximum(
+            self.norm[rows], torch.where(index >= self.limit - size, values.abs(), 0.0).amax(-1)
+        )
+        return values.gather(-1, chosen), vectors.gather(
+            -1, chosen.unsqueeze(-2).expand(-1, self.limit, -1)
+        )
+
+    def _fresh(self, where: Tensor) -> Tensor:
+        """Random unit vectors ``(B, n)`` orthogonal to the basis; 0 outside ``where``."""
+        if not where.any():
+            return torch.zeros_like(self.basis[:, 0])
+        drawn = self.streams.normal(self.basis.shape[-1], 1, like=self.basis, where=where)
+        return unit(project_out(drawn, self.basis.mT)[0]).squeeze(-1)
+
+
+def largest_component(T: Tensor, size: Tensor, beta: Tensor, eigenvalue: Tensor) -> Tensor:
+    """The most that a unit start vector can have of an eigenvector, given its Lanczos recurrence.
+
+    With the orthonormal polynomials p_j of the recurrence, the squared component is at most
+    1/Σ p_j(λ)², the Christoffel function (Akhiezer, "The classical moment problem", 1965, §2.5).
+    Outside the Ritz values, it decreases with the distance from them.
+
+    Args:
+        T: tridiagonal, ``(B, m, m)``, 0 beyond the first ``size`` rows, ``(B,)``.
+        beta: ``(B,)``, the next off-diagonal entry.
+        eigenvalue: ``(B,)``, λ.
+    """
+    # (λ − T) p = β p_s e for p = (p_0, …, p_{s−1}) and p_0 = 1, so p is a multiple of (λ − T)⁻¹ e.
+    last = torch.nn.functional.one_hot(size - 1, T.shape[-1]).to(T)
+    shifted = torch.diag_embed(eigenvalue.unsqueeze(-1).expand(last.shape)) - T
+    p, _ = torch.linalg.solve_ex(shifted, last)
+    return p[:, 0].abs() / torch.hypot(p.norm(dim=-1), 1 / beta)
