@@ -1,7 +1,15 @@
 """Matrix-free spectra of the expected pullback metric of an encoder."""
 
-from . import archive
-from .eigen import ConvergenceWarning, EigenPairs, RankWarning, eigsh
+from . import archive, traces
+from .eigen import (
+    ConvergenceWarning,
+    EigenPairs,
+    RankWarning,
+    SingularTriplets,
+    WarmStart,
+    eigsh,
+    svds,
+)
 from .maps import Map, as_map
 from .metrics import expected_metric, jacobian, sampled_metric
 from .operators import JacobianOperator, PullbackMetric
@@ -17,6 +25,8 @@ __all__ = [
     "PullbackMetric",
     "RankWarning",
     "Scores",
+    "SingularTriplets",
+    "WarmStart",
     "archive",
     "as_map",
     "eigsh",
@@ -25,5 +35,7 @@ __all__ = [
     "jacobian",
     "sampled_metric",
     "score",
+    "svds",
     "trace",
+    "traces",
 ]

@@ -64,7 +64,8 @@ class JacobianOperator(LinearOperator):
         )
         self.x, self.noise, self.fn, self.memory = x, noise, fn, memory
         self.event_shape, self.num_outputs, self.transposed = event_shape, num_outputs, transposed
-        self.tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+        # In a fixed order: linear_operator hands keyword arguments back in another one.
+        self.tensors = {name.removeprefix(PREFIX): tensors[name] for name in sorted(tensors)}
 
     def _size(self) -> torch.Size:
         *batch, n = self.x.shape
@@ -95,7 +96,12 @@ class JacobianOperator(LinearOperator):
         return self.memory.get(
             [*self._args, *self.tensors.values(), *constants],
             lambda: linearize(
-                self._stacked, flat.detach(), [t.detach() for t in inputs], key, self.fn.traces
+                self._stacked,
+                flat.detach(),
+                [t.detach() for t in self.tensors.values()],
+                noise,
+                key,
+                self.fn.traces,
             ),
         )
 
@@ -159,12 +165,13 @@ class PullbackMetric(LinearOperator):
         batch = torch.broadcast_shapes(self.batch_shape, rhs.shape[:-2])
         width = max(1, MAX_BLOCK // (batch.numel() * self.jacobian.shape[-2]))
         parts = [
-            self.jacobian._t_matmul(self._weighted(self.jacobian._matmul(block)))
+            self.jacobian._t_matmul(self.weighted(self.jacobian._matmul(block)))
             for block in rhs.split(width, dim=-1)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
-    def _weighted(self, columns: Tensor) -> Tensor:
+    def weighted(self, columns: Tensor) -> Tensor:
+        """M times columns ``(*batch, M, C)``."""
         return columns if self.weight is None else self.weight._matmul(columns)
 
     def _diagonal(self) -> Tensor:
@@ -173,12 +180,12 @@ class PullbackMetric(LinearOperator):
         if rows < columns:
             for block in _identity_blocks(self, rows):
                 J = self.jacobian._t_matmul(block)
-                MJ = J if self.weight is None else self.jacobian._t_matmul(self._weighted(block))
+                MJ = J if self.weight is None else self.jacobian._t_matmul(self.weighted(block))
                 parts.append((J * MJ).sum(-1))
             return torch.stack(parts).sum(0)
         for block in _identity_blocks(self, columns):
             J = self.jacobian._matmul(block)
-            parts.append((J * self._weighted(J)).sum(-2))
+            parts.append((J * self.weighted(J)).sum(-2))
         return torch.cat(parts, dim=-1)
 
     def trace(self) -> Tensor:
@@ -191,7 +198,7 @@ class PullbackMetric(LinearOperator):
     def to_dense(self) -> Tensor:
         """The matrix itself, ``(*batch, N, N)``: for tests and small N."""
         J = self.jacobian.to_dense()
-        return J.mT @ self._weighted(J)
+        return J.mT @ self.weighted(J)
 
     def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch: Tensor) -> Tensor:
         return _entries(self, row_index, col_index, batch)

@@ -9,12 +9,18 @@ class SampleStreams:
 
     One 63-bit seed per sample is drawn from ``generator``, in order: sample i of a data set gets
     the same stream whatever the size of the batch that it comes in. Numbers are
-    drawn on the CPU, so they are the same on every device.
+    drawn on the CPU, in float32, so they are the same on every device and for every dtype.
     """
 
     def __init__(self, batch: int, generator: torch.Generator) -> None:
         seeds = draw_seeds(batch, generator).tolist()
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def select(self, samples: Tensor) -> "SampleStreams":
+        """The streams of some samples (indices), where they stand."""
+        chosen = object.__new__(SampleStreams)
+        chosen._generators = [self._generators[index] for index in samples.tolist()]
+        return chosen
 
     def normal(self, *shape: int, like: Tensor, where: Tensor | None = None) -> Tensor:
         """Standard normal ``(batch, *shape)``, with the dtype and device of ``like``.
@@ -23,9 +29,9 @@ class SampleStreams:
         """
         wanted = [True] * len(self._generators) if where is None else where.tolist()
         drawn = [
-            torch.randn(shape, generator=g, dtype=torch.float64)
+            torch.randn(shape, generator=g, dtype=torch.float32)
             if draw
-            else torch.zeros(shape, dtype=torch.float64)
+            else torch.zeros(shape, dtype=torch.float32)
             for g, draw in zip(self._generators, wanted, strict=True)
         ]
         return torch.stack(drawn).to(like)

@@ -1,7 +1,6 @@
 """J v and Jᵀ u of a function at a base point; the primal work is done once."""
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,19 +122,20 @@ class TracedLinearization:
 def linearize(
     function: Callable[..., Tensor],
     x: Tensor,
-    inputs: Sequence[Tensor],
+    shared: Sequence[Tensor],
+    samplewise: Sequence[Tensor],
     key: Hashable,
     traces: Traces,
 ) -> Linearization | TracedLinearization:
-    """The derivative of ``function(x, *inputs)`` at x, traced if that can be done.
+    """The derivative of ``function(x, *shared, *samplewise)`` at x, traced if that can be done.
 
     A trace knows nothing of attributes in Python that the function reads. So the function is also
-    called as it is: if the trace returns something else, it is made anew.
+    called as it is, for two samples: if the trace returns something else, it is made anew.
 
     Args:
         function: ``(B, N) → (B, M)``, sample by sample.
         x: ``(B, N)``.
-        inputs: further tensors that it depends on.
+        shared, samplewise: further tensors that it depends on; the latter are ``(B, …)``.
         key: what else a trace depends on.
         traces: where those made earlier are kept.
 
@@ -143,15 +143,16 @@ def linearize(
         ValueError: ``function`` returned NaN or infinite values.
     """
     with torch.no_grad():
-        y = function(x, *inputs)
-        require_finite(y, _NOT_FINITE)
+        inputs = [*shared, *samplewise]
+        few = function(x[:2], *shared, *(t[:2] for t in samplewise))
         layout = [(t.shape, t.dtype, t.device) for t in (x, *inputs)]
         for _ in range(2):
-            trace = traces.get((key, *layout), lambda: Trace(function, x, y, inputs))
+            trace = traces.get((key, *layout), lambda: Trace(function, x, few.shape[1], inputs))
             if trace is None:
                 break
             traced = TracedLinearization(trace, x, inputs)
-            if _agree(traced.y, y):
+            require_finite(traced.y, _NOT_FINITE)
+            if _agree(traced.y[:2], few):
                 return traced
             traces.forget((key, *layout))
     return Linearization(lambda x: function(x, *inputs), x)
@@ -169,14 +170,17 @@ def _by_blocks(
     if columns.shape[-1] == 0:
         return like.new_zeros(*like.shape, 0)
     products = [product(block) for block in columns.movedim(-1, 0).split(width)]
-    return torch.cat(products).movedim(0, -1).contiguous()
+    joined = products[0] if len(products) == 1 else torch.cat(products)
+    return joined.movedim(0, -1).contiguous()
 
 
-def _identity_of(tensor: Tensor) -> tuple:
+def _state_of(tensor: Tensor) -> tuple[int, int]:
     # Inference tensors do not count their changes.
-    version = 0 if tensor.is_inference() else tensor._version
-    layout = tensor.shape, tensor.stride(), tensor.dtype, tensor.device
-    return tensor.data_ptr(), version, *layout
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+
+
+def _layout_of(tensor: Tensor) -> tuple:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 class LastLinearization:
@@ -187,7 +191,7 @@ class LastLinearization:
     """
 
     def __init__(self) -> None:
-        self._key: Any = None
+        self._states: list[tuple[int, int]] = []
         self._tensors: Sequence[Tensor] = ()
         self._value: Linearization | TracedLinearization | None = None
 
@@ -197,12 +201,19 @@ class LastLinearization:
         make: Callable[[], Linearization | TracedLinearization],
     ) -> Linearization | TracedLinearization:
         """The remembered linearisation if it was made from these tensors, else ``make()``."""
-        key = [_identity_of(t) for t in tensors]
-        if self._value is None or key != self._key:
+        states = [_state_of(t) for t in tensors]
+        if self._value is None or states != self._states or not self._holds(tensors):
             self._value = make()
             # Held, so that their memory is not given to other tensors.
-            self._key, self._tensors = key, tensors
+            self._states, self._tensors = states, tensors
         return self._value
+
+    def _holds(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these are views of the same numbers as those held, if they start together."""
+        return all(
+            a is b or _layout_of(a) == _layout_of(b)
+            for a, b in zip(tensors, self._tensors, strict=True)
+        )
 
     def __reduce__(self) -> tuple:
         return LastLinearization, ()

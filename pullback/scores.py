@@ -5,7 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .eigen import EigenPairs, Spectrum, check_arguments, solve, warn_of_doubts
+from .eigen import (
+    EigenPairs,
+    Spectrum,
+    Task,
+    WarmStart,
+    check_task,
+    solve,
+    warn_of_doubts,
+)
 from .metrics import Encoder, expected_metric
 from .probes import SampleStreams, as_generator
 from .traces import accurate_entropies, entropy_of, trace_of
@@ -65,6 +73,7 @@ def score(
     generator: torch.Generator | None = None,
     method: str = "auto",
     tol: float = 1e-4,
+    warm_start: WarmStart | None = None,
 ) -> Scores:
     """Spectral radius, trace, entropies and more of the pullback metric at each input.
 
@@ -91,9 +100,9 @@ def score(
     """
     with torch.no_grad():
         metric = expected_metric(encoder, x, decoder)
-        k = check_arguments(metric, k, method, tol)
+        task = Task(k, method, tol, accurate_entropies, warm_start=warm_start)
         streams = SampleStreams(len(x), as_generator(generator))
-        pairs, spectrum = solve(metric, k, method, tol, streams, accurate_entropies)
+        pairs, spectrum = solve(metric, check_task(metric, task), streams)
     warn_of_doubts(pairs, tol)
     return _scores(pairs, spectrum, x.shape[1:])
 

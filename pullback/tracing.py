@@ -56,7 +56,7 @@ class Trace:
     Args:
         function: ``f(x, *inputs)``, ``(B, N) → (B, M)``, sample by sample.
         x: ``(B, N)``.
-        u: ``(B, M)``, for its shape.
+        rows: M.
         inputs: further tensors, constants to the derivatives.
 
     Attributes:
@@ -69,10 +69,11 @@ class Trace:
     """
 
     def __init__(
-        self, function: Callable[..., Tensor], x: Tensor, u: Tensor, inputs: Sequence[Tensor]
+        self, function: Callable[..., Tensor], x: Tensor, rows: int, inputs: Sequence[Tensor]
     ) -> None:
         generator = torch.Generator().manual_seed(0)
-        v, u = (torch.randn(t.shape, generator=generator).to(t) for t in (x, u))
+        shapes = x.shape, (len(x), rows)
+        v, u = (torch.randn(shape, generator=generator).to(x) for shape in shapes)
         module = _traced(function, x, inputs, v, u)
         expected = module(x, *inputs, v, u)
         graph = module.graph

@@ -61,7 +61,7 @@ UNTRACEABLE = [LAYERS["gru"]]
 
 
 def traced(function, x: Tensor) -> TracedLinearization | Linearization:
-    linearization = linearize(function, x, [], None, Traces())
+    linearization = linearize(function, x, [], [], None, Traces())
     assert isinstance(linearization, TracedLinearization) == (function not in UNTRACEABLE)
     return linearization
 

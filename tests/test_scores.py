@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 import pullback as pb
 from models.vae import MLPVAE
 from tests.conftest import ConvEncoder, SmoothEncoder, dense_jacobian
-from tests.test_traces import exact_entropy
+from tests.traces.test_spectra import exact_entropy
 
 METHODS = ["auto", "dual", "golub-kahan"]
 

@@ -3,78 +3,109 @@
 import operator
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from linear_operator import LinearOperator
+from linear_operator.operators import IdentityLinearOperator
 from torch import Tensor
 
 from ..operators import PullbackMetric
 from ..probes import SampleStreams, as_generator
-from .dual import dual
-from .golub_kahan import StoppingRule, golub_kahan
+from .cost import METHODS, expected_products
+from .golub_kahan import StoppingRule
+from .lanczos import lanczos
+from .lobpcg import Preconditioner, lobpcg
 from .records import ConvergenceWarning, EigenPairs, RankWarning, Spectrum
-from .ritz import rayleigh_ritz
+from .solving import Task, solve
+from .warm import WarmStart
 
 __all__ = [
     "METHODS",
     "ConvergenceWarning",
     "EigenPairs",
+    "Preconditioner",
     "RankWarning",
+    "SingularTriplets",
     "Spectrum",
     "StoppingRule",
-    "check_arguments",
+    "Task",
+    "WarmStart",
+    "check_metric",
+    "check_task",
     "eigsh",
+    "expected_products",
     "over_batch",
     "solve",
+    "svds",
     "warn_of_doubts",
 ]
 
-METHODS = ("auto", "dual", "golub-kahan")
-
-# Numbers in the Jacobian of one sample up to which "auto" may write it down.
-DENSE_JACOBIAN = 2**26
+ENDS = ("largest", "smallest", "both")
 
 
 def eigsh(
-    metric: PullbackMetric,
+    metric: LinearOperator,
     k: int = 5,
     method: str = "auto",
     tol: float = 1e-4,
     generator: torch.Generator | None = None,
+    *,
+    which: str = "largest",
+    block: int = 1,
+    warm_start: WarmStart | None = None,
+    preconditioner: Preconditioner | None = None,
 ) -> EigenPairs:
-    """The k largest eigenpairs of a pullback metric, for every sample of its batch.
+    """k eigenpairs of a symmetric positive semi-definite operator, for every sample of its batch.
 
     Args:
-        metric: ``(*batch, N, N)``; works in its dtype.
+        metric: ``(*batch, N, N)``, a :class:`PullbackMetric` or any other symmetric positive
+            semi-definite linear operator; works in its dtype.
         k: how many, 1 ≤ k ≤ N. Beyond the rank, values are exactly 0 and vectors orthonormal, and
             a :class:`RankWarning` says so.
-        method: ``"dual"``: exact, from M VJPs (M rows of the Jacobian).
-            ``"golub-kahan"``: Krylov, for a large M; about 10 to 30 products with J and Jᵀ each
-            where the spectrum decays, up to M where it does not.
-            ``"auto"``: ``"dual"`` if min(M, N) ≤ 7k + 42, where being exact costs little more, if
-            at all, than a Krylov run, or if a weighted J has more rows than columns; else
-            ``"golub-kahan"``, and after min(M, N)/6 steps ``"dual"`` for samples whose spectrum
-            decays too slowly, unless their Jacobian has over 2²⁶ entries.
+        method: with J the metric's Jacobian, M×N,
+            ``"dual"``: exact, from M rows of J (or N columns, if they are fewer);
+            ``"golub-kahan"``: bidiagonalisation of J; restarts when 2k + 90 vectors are kept;
+            ``"lanczos"``: thick-restart Lanczos on JJᵀ;
+            ``"lobpcg"``: block conjugate gradients on JJᵀ, or on the metric with a preconditioner;
+            ``"nystrom"``: one pass over a sketch of JJᵀ, random or from ``warm_start``; samples
+            that miss the tolerance go on with ``"golub-kahan"``;
+            ``"auto"``: the cheaper of ``"dual"`` and ``"golub-kahan"`` by
+            :func:`pullback.eigen.expected_products`. If a sample is not finished after min(M, N)/6
+            steps, because its spectrum decays slowly, ``"dual"`` takes over, unless the
+            Jacobian has over 2²⁶ entries.
+            For an operator that is no pullback metric, Lanczos and LOBPCG work on the operator
+            itself, the others with J the identity; ``"auto"`` is ``"lanczos"``.
         tol: an eigenpair is converged when ‖Gv − λv‖ ≤ max(tol·λ, 32·eps·λ₁). Golub–Kahan steps
             are taken until the eigenvector is that accurate as well, down to gaps of λ/100.
-        generator: seeds the Krylov starting vectors; without one the seed is 0. The result for a
+        generator: seeds the random vectors; without one the seed is 0. The result for a
             sample depends on the seed and its position in the data, not on the batch size.
+        which: ``"largest"``; or, by Lanczos on the operator itself, which may then be indefinite,
+            ``"smallest"`` or ``"both"`` (⌈k/2⌉ of the high end and ⌊k/2⌋ of the low end).
+        block: vectors that a Golub–Kahan step adds.
+        warm_start: a subspace learnt from earlier batches, for ``"nystrom"``, ``"lanczos"`` and
+            ``"lobpcg"``; learns from this one. Golub–Kahan, which could start from one vector of it
+            only, gains nothing by it.
+        preconditioner: for ``"lobpcg"``: a linear operator or a function of residuals
+            ``(B, N, C)``, positive definite, near the inverse of μ − G for μ just above λ₁.
 
     Returns:
-        :class:`EigenPairs`; not differentiable.
+        :class:`EigenPairs`, values descending; not differentiable.
 
     Raises:
-        TypeError: ``metric`` is not a :class:`PullbackMetric`, or k is no integer.
-        ValueError: k, tol or the method is out of range.
+        TypeError: ``metric`` is no linear operator, or k is no integer.
+        ValueError: an argument is out of range, or does not go with the method.
 
     Warns:
         RankWarning, ConvergenceWarning: at most once each, with the samples concerned.
     """
-    k = check_arguments(metric, k, method, tol)
+    check_metric(metric)
+    task = check_task(metric, Task(k, method, tol, None, block, warm_start, preconditioner))
+    _check_which(which, method)
     generator = as_generator(generator)
 
-    def run(metric: PullbackMetric) -> dict[str, Tensor]:
-        pairs, _ = solve(metric, k, method, tol, SampleStreams(metric.shape[0], generator))
+    def run(metric: LinearOperator) -> dict[str, Tensor]:
+        pairs = _eigenpairs(metric, task, which, SampleStreams(metric.shape[0], generator))
         return vars(pairs) | {"n_products": torch.full_like(pairs.iterations, pairs.n_products)}
 
     with torch.no_grad():
@@ -84,75 +115,125 @@ def eigsh(
     return pairs
 
 
-def solve(
-    metric: PullbackMetric,
-    k: int,
-    method: str,
-    tol: float,
-    streams: SampleStreams,
-    enough: StoppingRule | None = None,
-) -> tuple[EigenPairs, Spectrum]:
-    """Eigenpairs and everything else that one run learns, for a metric ``(B, N, N)``.
-
-    Arguments as for :func:`eigsh`; ``enough`` is a further condition for Krylov methods to stop.
-    """
-    rows, columns = metric.jacobian.shape[-2:]
-    cheap = min(rows, columns) <= 7 * k + 42
-    tall_and_weighted = rows > columns and metric.weight is not None
-    if method == "dual" or (method == "auto" and (cheap or tall_and_weighted)):
-        candidates, spectrum, products = dual(metric, k)
-        iterations = torch.zeros(metric.shape[0], dtype=torch.long, device=metric.device)
-    else:
-        # A step costs about three of dual's products: a sixth of them, half of dual.
-        may_give_up = method == "auto" and rows * columns <= DENSE_JACOBIAN
-        patience = min(rows, columns) // 6 if may_give_up else None
-        run = golub_kahan(metric, k, tol, streams, enough, patience)
-        candidates, spectrum, iterations = run.candidates, run.spectrum, run.steps
-        products = run.n_products
-        rest = (~run.finished).nonzero().flatten()
-        if len(rest):
-            exact_candidates, exact, cost = dual(metric[rest], k)
-            candidates[rest] = exact_candidates
-            spectrum = spectrum.replaced(rest, exact)
-            products += cost
-    values, vectors, residual_norms = rayleigh_ritz(metric, candidates)
-    eps = torch.finfo(metric.dtype).eps
-    accepted = torch.maximum(tol * values, 32 * eps * values[:, :1])
-    pairs = EigenPairs(
-        values=values,
-        vectors=vectors,
-        residual_norms=residual_norms,
-        converged=residual_norms <= accepted,
-        n_products=products + 2 * k,
-        iterations=iterations,
+def _eigenpairs(
+    metric: LinearOperator, task: Task, which: str, streams: SampleStreams
+) -> EigenPairs:
+    own = isinstance(metric, PullbackMetric)
+    if which != "largest":
+        return lanczos(metric, task.k, task.tol, streams, which)
+    if own:
+        return solve(metric, task, streams)[0]
+    if task.method in ("auto", "lanczos"):
+        return lanczos(metric, task.k, task.tol, streams)
+    if task.method == "lobpcg":
+        return lobpcg(metric, task.k, task.tol, streams, preconditioner=task.preconditioner)
+    identity = IdentityLinearOperator(
+        metric.shape[-1], metric.batch_shape, dtype=metric.dtype, device=metric.device
     )
-    return pairs, spectrum
+    return solve(PullbackMetric(identity, metric), task, streams)[0]
 
 
-def check_arguments(metric: PullbackMetric, k: int, method: str, tol: float) -> int:
+@dataclass(frozen=True)
+class SingularTriplets:
+    """The k largest singular triplets J v = σ u of a linear operator.
+
+    Attributes:
+        left: ``(*batch, M, k)``, orthonormal u.
+        values: ``(*batch, k)``, σ, descending; exactly 0 beyond the numerical rank.
+        right: ``(*batch, N, k)``, orthonormal v; the largest entry of each is positive.
+        residual_norms: ``(*batch, k)``, ‖JᵀJ v − σ² v‖₂/σ, which is ‖Jᵀu − σv‖₂; 0 where σ is.
+        converged, n_products, iterations: see :class:`EigenPairs`.
+    """
+
+    left: Tensor
+    values: Tensor
+    right: Tensor
+    residual_norms: Tensor
+    converged: Tensor
+    n_products: int
+    iterations: Tensor
+
+
+def svds(
+    jacobian: LinearOperator,
+    k: int = 5,
+    method: str = "auto",
+    tol: float = 1e-4,
+    generator: torch.Generator | None = None,
+) -> SingularTriplets:
+    """The k largest singular triplets of a rectangular operator, such as a Jacobian.
+
+    From the eigenpairs of its Gram operator, see :func:`eigsh`, and k further products. A small
+    singular value has the absolute error of a square root: σ below √eps·σ₁ is uncertain.
+
+    Args:
+        jacobian: ``(*batch, M, N)``.
+        k: how many, 1 ≤ k ≤ min(M, N).
+        method, tol, generator: as for :func:`eigsh`.
+
+    Raises:
+        TypeError, ValueError: see :func:`eigsh`; and if k exceeds min(M, N).
+    """
+    most = min(jacobian.shape[-2:])
+    if k > most:
+        raise ValueError(f"k={k} singular triplets asked for; 1 to min(M, N) = {most} exist")
+    pairs = eigsh(PullbackMetric(jacobian), k, method, tol, generator)
+    with torch.no_grad():
+        # The images σu are orthogonal; QR also completes them where σ is 0.
+        left, R = torch.linalg.qr(jacobian @ pairs.vectors)
+    sign = torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(left.dtype)
+    values = pairs.values.sqrt()
+    return SingularTriplets(
+        left=left * sign.unsqueeze(-2),
+        values=values,
+        right=pairs.vectors,
+        residual_norms=torch.where(values > 0, pairs.residual_norms / values, 0.0),
+        converged=pairs.converged,
+        n_products=pairs.n_products + k,
+        iterations=pairs.iterations,
+    )
+
+
+def check_metric(metric: object) -> None:
+    """Refuse what is no square linear operator."""
+    if not isinstance(metric, LinearOperator):
+        hint = "; wrap its root as pb.PullbackMetric(J)" if isinstance(metric, Tensor) else ""
+        raise TypeError(f"expected a linear operator, got {type(metric).__name__}{hint}")
+    if metric.shape[-1] != metric.shape[-2]:
+        raise ValueError(f"expected a square operator, got shape {tuple(metric.shape)}")
+
+
+def check_task(metric: LinearOperator, task: Task) -> Task:
     """Refuse what :func:`eigsh` cannot work with, one sentence each; k as a plain integer."""
-    if not isinstance(metric, PullbackMetric):
-        hint = "; wrap its root as pb.PullbackMetric(J)" if _is_operator(metric) else ""
-        raise TypeError(f"expected a PullbackMetric, got {type(metric).__name__}{hint}")
+    k, method, choices = task.k, task.method, ("auto", *METHODS)
     if isinstance(k, bool) or not hasattr(k, "__index__"):
         raise TypeError(f"k must be an integer, got {k!r}")
     if not 1 <= k <= metric.shape[-1]:
         raise ValueError(f"k={k} eigenpairs asked for; 1 to N = {metric.shape[-1]} exist")
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is not one of {', '.join(map(repr, METHODS))}")
-    if not 0 < tol < 1:
-        raise ValueError(f"tol={tol!r} must lie between 0 and 1")
-    return operator.index(k)
+    if method not in choices:
+        raise ValueError(f"method={method!r} is not one of {', '.join(map(repr, choices))}")
+    if not 0 < task.tol < 1:
+        raise ValueError(f"tol={task.tol!r} must lie between 0 and 1")
+    if task.block < 1:
+        raise ValueError(f"block={task.block!r} must be at least 1")
+    if task.block > 1 and method != "golub-kahan":
+        raise ValueError(f"block={task.block} is for method='golub-kahan', not {method!r}")
+    if task.preconditioner is not None and method != "lobpcg":
+        raise ValueError(f"a preconditioner is for method='lobpcg', not {method!r}")
+    return replace(task, k=operator.index(k))
 
 
-def _is_operator(metric: object) -> bool:
-    return isinstance(metric, LinearOperator | Tensor)
+def _check_which(which: str, method: str) -> None:
+    if which not in ENDS:
+        raise ValueError(f"which={which!r} is not one of {', '.join(map(repr, ENDS))}")
+    if which != "largest" and method not in ("auto", "lanczos"):
+        raise ValueError(f"which={which!r} is for method='lanczos', not {method!r}")
 
 
 def over_batch(
-    metric: PullbackMetric, run: Callable[[PullbackMetric], dict[str, Tensor]]
+    metric: LinearOperator, run: Callable[[LinearOperator], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Apply what works on ``(B, N, N)`` to a metric with any number of batch dimensions."""
+    """Apply what works on ``(B, N, N)`` to an operator with any number of batch dimensions."""
     batch = metric.batch_shape
     if len(batch) == 1:
         return run(metric)
@@ -167,7 +248,7 @@ def warn_of_doubts(pairs: EigenPairs, tol: float) -> None:
     k = pairs.values.shape[-1]
     values, residual_norms = pairs.values.reshape(-1, k), pairs.residual_norms.reshape(-1, k)
     converged = pairs.converged.reshape(-1, k)
-    rank = (values > 0).sum(-1)
+    rank = (values != 0).sum(-1)
     if (rank < k).any():
         lowest = int(rank.argmin())
         warnings.warn(
@@ -179,7 +260,7 @@ def warn_of_doubts(pairs: EigenPairs, tol: float) -> None:
         )
     failed = ~converged.all(-1)
     if failed.any():
-        worst = (residual_norms / values[:, :1]).masked_fill(converged, 0.0)
+        worst = (residual_norms / values.abs().amax(-1, keepdim=True)).masked_fill(converged, 0.0)
         sample, rank_index = divmod(int(worst.argmax()), k)
         warnings.warn(
             f"eigenpairs of {int(failed.sum())} of {len(failed)} samples missed tol={tol:g}; "

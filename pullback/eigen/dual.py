@@ -6,10 +6,10 @@ from torch import Tensor
 from ..checks import require_finite
 from ..operators import PullbackMetric
 from ..products import MAX_BLOCK
-from .records import Spectrum
+from .records import Candidates, Run, Spectrum
 
 
-def dual(metric: PullbackMetric, k: int) -> tuple[Tensor, Spectrum, int]:
+def dual(metric: PullbackMetric, k: int) -> Run:
     """Eigenvectors and all non-zero eigenvalues of Jᵀ M J, exactly.
 
     JJᵀ (M×M) has the same non-zero eigenvalues as JᵀJ (N×N), and v = Jᵀu/√λ turns its
@@ -22,8 +22,8 @@ def dual(metric: PullbackMetric, k: int) -> tuple[Tensor, Spectrum, int]:
         k: number of eigenvectors.
 
     Returns:
-        candidates ``(B, N, k)`` (zero beyond the rank of J's shape), the complete spectrum, and
-        the number of products.
+        :class:`~pullback.eigen.records.Run`, with the complete spectrum; candidates are zero
+        beyond the rank of J's shape.
     """
     rows, columns = metric.jacobian.shape[-2:]
     solve_group = _from_rows if rows <= columns else _from_columns
@@ -32,29 +32,35 @@ def dual(metric: PullbackMetric, k: int) -> tuple[Tensor, Spectrum, int]:
         solve_group(metric[start : start + size], k, start)
         for start in range(0, metric.shape[0], size)
     ]
-    values = torch.cat([values for values, _ in groups]).clamp(min=0)
-    candidates = torch.cat([vectors for _, vectors in groups])
-    padding = candidates.new_zeros(*candidates.shape[:-1], k - candidates.shape[-1])
+    values, candidates, small_side = (torch.cat(parts) for parts in zip(*groups, strict=True))
     none = values.new_zeros(len(values))
-    spectrum = Spectrum(values, none, none, none)
-    return torch.cat([candidates, padding], dim=-1), spectrum, min(rows, columns)
+    return Run(
+        candidates=Candidates(torch.nn.functional.pad(candidates, (0, k - candidates.shape[-1]))),
+        small_side=small_side,
+        spectrum=Spectrum(values.clamp(min=0), none, none, none + 1, none),
+        iterations=torch.zeros_like(none, dtype=torch.long),
+        finished=torch.ones_like(none, dtype=torch.bool),
+        n_products=min(rows, columns),
+    )
 
 
-def _from_rows(metric: PullbackMetric, k: int, start: int) -> tuple[Tensor, Tensor]:
+def _from_rows(metric: PullbackMetric, k: int, start: int) -> tuple[Tensor, Tensor, Tensor]:
     J = metric.jacobian.to_dense()
     require_finite(J, "the map's derivative is NaN or infinite", start)
     root = None if metric.weight is None else _square_root(metric.weight.to_dense().double())
     if root is not None:
         J = (root @ J.double()).to(J.dtype)
     values, u = _descending_eigh(_gram(J))
-    return values, J.mT @ u[..., :k].to(J.dtype)
+    lengths = values.clamp(min=0).sqrt().unsqueeze(-2)
+    return values, J.mT @ u[..., :k].to(J.dtype), u * lengths
 
 
-def _from_columns(metric: PullbackMetric, k: int, start: int) -> tuple[Tensor, Tensor]:
+def _from_columns(metric: PullbackMetric, k: int, start: int) -> tuple[Tensor, Tensor, Tensor]:
     G = metric.to_dense().double()
     require_finite(G, "the map's derivative is NaN or infinite", start)
     values, v = _descending_eigh(G)
-    return values, v[..., :k].to(metric.dtype)
+    lengths = values.clamp(min=0).sqrt().unsqueeze(-2)
+    return values, v[..., :k].to(metric.dtype), v * lengths
 
 
 def _gram(J: Tensor) -> Tensor:

@@ -1,9 +1,16 @@
 """What every eigensolver returns."""
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+# Gaussian vectors that estimate the trace of what a method leaves out.
+PROBES = 6
+# An eigenvalue λ left out would show as a remainder under UNSEEN·λ with probability 1e-3 only
+# (a quantile of χ² with six degrees of freedom).
+UNSEEN = 0.381 / PROBES
 
 
 class ConvergenceWarning(UserWarning):
@@ -44,26 +51,103 @@ class Spectrum:
     Attributes:
         values: ``(B, r)`` float64, Ritz values, descending, padded with zeros.
         remainder: ``(B,)`` float64, trace of what the Ritz values leave out.
-        remainder_error: ``(B,)`` float64, its standard error, or a bound on it.
-        unresolved: ``(B,)``, how many eigenvalues share the remainder, at most.
+        remainder_error: ``(B,)`` float64, its standard error.
+        shared: ``(B,)``, m, about how many eigenvalues share the remainder at least.
+        unresolved: ``(B,)``, r, how many do at most.
     """
 
     values: Tensor
     remainder: Tensor
     remainder_error: Tensor
+    shared: Tensor
     unresolved: Tensor
 
-    def replaced(self, where: Tensor, other: "Spectrum") -> "Spectrum":
-        """A copy with the samples at ``where`` (indices) taken from another batch of spectra."""
-        width = max(self.values.shape[-1], other.values.shape[-1])
-        columns = {}
-        for name, own in vars(self).items():
-            new = getattr(other, name)
-            if name == "values":
-                own = torch.nn.functional.pad(own, (0, width - own.shape[-1]))
-                new = torch.nn.functional.pad(new, (0, width - new.shape[-1]))
-            columns[name] = own.index_copy(0, where, new)
-        return Spectrum(**columns)
+    @classmethod
+    def probed(cls, values: Tensor, products: Tensor, unresolved: Tensor) -> "Spectrum":
+        """From what the probes z leave out: ``(B, PROBES, PROBES)``, zᵢᵀ G' zⱼ of the rest G'.
+
+        The mean R of the diagonal is an unbiased estimate of tr G'. The squares beside it have the
+        mean ‖G'‖²_F, so R²/‖G'‖²_F, the number of equal eigenvalues that would do the same, is
+        known from the same products; half of it is taken, as both are uncertain. The variance of R
+        is 2‖G'‖²_F per probe; the factor 1 + s allows for an R that is too small by chance.
+        """
+        squares = products.diagonal(dim1=-2, dim2=-1).clamp(min=0)
+        remainder = squares.mean(-1)
+        beside = products.square().sum((-2, -1)) - squares.square().sum(-1)
+        norm_squared = beside.clamp(min=0) / (PROBES * (PROBES - 1))
+        shared = 0.5 * remainder.square() / torch.where(norm_squared > 0, norm_squared, 1.0)
+        shared = torch.minimum(shared, unresolved).clamp(min=1)
+        s = (2 / (PROBES * shared)).sqrt()
+        return cls(values, remainder, s * (1 + s) * remainder, shared, unresolved)
+
+    def hides_nothing(self, k: int, floor: float) -> Tensor:
+        """Whether no eigenvalue as large as the k-th value can be left out, ``(B,)`` bool.
+
+        True where the remainder is rounding error, under ``floor`` times the trace, too.
+        """
+        trace = self.values.sum(-1) + self.remainder
+        last = self.values[:, k - 1] if self.values.shape[-1] >= k else torch.zeros_like(trace)
+        return self.remainder <= torch.maximum(UNSEEN * last, floor * trace)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Approximate eigenvectors.
+
+    Attributes:
+        vectors: ``(B, N, k)``, of any length, leading ones first.
+        images: ``(B, M, k)`` float64, J times them, if known to rounding.
+    """
+
+    vectors: Tensor
+    images: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a method leaves, before its eigenpairs are certified.
+
+    Attributes:
+        candidates: k approximate eigenvectors.
+        small_side: ``(B, m, r)`` float64, left singular vectors (on the smaller side of J), each
+            as long as its singular value, if more than k are known: what warm starts learn from.
+        spectrum: the whole spectrum, as far as it was seen, if more is known than k values.
+        iterations: ``(B,)``, see :class:`EigenPairs`.
+        finished: ``(B,)`` bool, whether the method's own stopping rule was met.
+        n_products: products with J or Jᵀ, columns counted.
+    """
+
+    candidates: Candidates
+    small_side: Tensor | None
+    spectrum: Spectrum | None
+    iterations: Tensor
+    finished: Tensor
+    n_products: int
+
+
+Record = TypeVar("Record", EigenPairs, Spectrum)
+
+
+def replaced(record: Record, where: Tensor, other: Record) -> Record:
+    """A copy with the samples at ``where`` (indices) taken from a record of those samples alone.
+
+    Products and iterations add up.
+    """
+    columns: dict[str, Any] = {}
+    for name, own in vars(record).items():
+        new = getattr(other, name)
+        if name == "n_products":
+            columns[name] = own + new
+            continue
+        if name == "iterations":
+            columns[name] = own.index_add(0, where, new)
+            continue
+        if name == "values":  # spectra may differ in length
+            width = max(own.shape[-1], new.shape[-1])
+            own = torch.nn.functional.pad(own, (0, width - own.shape[-1]))
+            new = torch.nn.functional.pad(new, (0, width - new.shape[-1]))
+        columns[name] = own.index_copy(0, where, new)
+    return type(record)(**columns)
 
 
 def rounding(shape: torch.Size | tuple[int, int], dtype: torch.dtype) -> float:

@@ -1,47 +1,91 @@
 """Rayleigh–Ritz: the best eigenpairs within a given subspace, and how good they are."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ..checks import require_finite
 from ..operators import PullbackMetric
-from .records import zero_below
+from .records import Candidates, zero_below
+
+# Entries of VᵀV − I under which V counts as nearly orthonormal.
+NEARLY = 0.05
+_NOT_FINITE = "the map's derivative is NaN or infinite"
 
 
-def rayleigh_ritz(metric: PullbackMetric, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+class Ritz(NamedTuple):
+    """Eigenpairs within a subspace.
+
+    Attributes:
+        values: ``(B, k)``, descending, 0 where rounding hides them.
+        vectors: ``(B, N, k)``, orthonormal.
+        residual_norms: ``(B, k)``.
+        images: ``(B, M, k)`` float64, J times the vectors.
+        n_products: products with J or Jᵀ.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residual_norms: Tensor
+    images: Tensor
+    n_products: int
+
+
+def rayleigh_ritz(metric: PullbackMetric, candidates: Candidates) -> Ritz:
     """Eigenpairs of the metric restricted to the span of the candidates.
+
+    The residuals are from explicit products with JᵀM. Those with J are saved where they are known
+    and the candidates nearly orthonormal.
 
     Args:
         metric: ``(B, N, N)``.
-        candidates: ``(B, N, k)``, approximate eigenvectors of any length, leading ones first;
-            where they are dependent or zero, the subspace is completed.
+        candidates: where they are dependent or zero, the subspace is completed.
 
-    Returns:
-        values ``(B, k)``, descending, 0 where rounding hides them; orthonormal vectors
-        ``(B, N, k)``; residual norms ``(B, k)``. Costs k products with J and k with Jᵀ.
+    Raises:
+        ValueError: a product, or an eigenvalue, is out of range.
     """
-    norms = candidates.norm(dim=-2, keepdim=True)
-    unit = candidates / norms.clamp(min=torch.finfo(candidates.dtype).tiny)
-    basis = torch.linalg.qr(unit)[0]
-    images = metric.jacobian @ basis
-    weighted = images if metric.weight is None else metric.weight @ images
-    require_finite(weighted, "the map's derivative is NaN or infinite")
-    projected = images.double().mT @ weighted.double()
+    V, images = candidates.vectors, candidates.images
+    n_products = V.shape[-1]
+    gram = (V.mT @ V).double()
+    eye = torch.eye(n_products, dtype=gram.dtype, device=gram.device)
+    if images is not None and bool(((gram - eye).abs() < NEARLY).all()):
+        inverse = torch.linalg.inv(torch.linalg.cholesky(gram)).mT
+        basis, images = V @ inverse.to(V.dtype), images @ inverse
+    else:
+        norms = V.norm(dim=-2, keepdim=True)
+        basis = torch.linalg.qr(V / torch.where(norms > 0, norms, 1.0))[0]
+        images = metric.jacobian._matmul(basis).double()
+        n_products *= 2
+    weighted = metric.weighted(images.to(basis.dtype)).double()
+    require_finite(weighted, _NOT_FINITE)
+    projected = images.mT @ weighted
     values, rotation = torch.linalg.eigh((projected + projected.mT) / 2)
     values, rotation = values.flip(-1), rotation.flip(-1)
+    _check_range(values, basis.dtype)
 
-    if values.max() > torch.finfo(basis.dtype).max:
+    vectors = basis @ rotation.to(basis.dtype)
+    sign = sign_of(vectors)
+    vectors, rotation = vectors * sign, rotation * sign.double()
+    values = _without_noise(values, metric)
+    products = metric.jacobian._t_matmul((weighted @ rotation).to(basis.dtype))
+    require_finite(products, _NOT_FINITE)
+    residuals = products - vectors * values.unsqueeze(-2).to(basis.dtype)
+    return Ritz(
+        values=values.to(basis.dtype),
+        vectors=vectors,
+        residual_norms=residuals.norm(dim=-2),
+        images=images @ rotation,
+        n_products=n_products,
+    )
+
+
+def _check_range(values: Tensor, dtype: torch.dtype) -> None:
+    if values.max() > torch.finfo(dtype).max:
         raise ValueError(
-            f"eigenvalues up to {values.max().item():.1e} exceed the range of {basis.dtype}; "
+            f"eigenvalues up to {values.max().item():.1e} exceed the range of {dtype}; "
             "use float64 inputs, or scale the map's outputs down"
         )
-
-    vectors = (basis.double() @ rotation).to(basis.dtype)
-    values = _without_noise(values, metric)
-    products = metric.jacobian.mT @ (weighted.double() @ rotation).to(basis.dtype)
-    require_finite(products, "the map's derivative is NaN or infinite")
-    residual_norms = (products.double() - vectors * values.unsqueeze(-2)).norm(dim=-2)
-    return values.to(basis.dtype), _with_sign(vectors), residual_norms.to(basis.dtype)
 
 
 def _without_noise(values: Tensor, metric: PullbackMetric) -> Tensor:
@@ -49,7 +93,7 @@ def _without_noise(values: Tensor, metric: PullbackMetric) -> Tensor:
     return torch.where(values > floor, values, torch.zeros_like(values))
 
 
-def _with_sign(vectors: Tensor) -> Tensor:
-    """Make the entry of largest modulus positive, so that a vector does not depend on the run."""
+def sign_of(vectors: Tensor) -> Tensor:
+    """Of each column's entry of largest modulus: a vector times its sign is the same in any run."""
     largest = vectors.abs().argmax(dim=-2, keepdim=True)
-    return vectors * vectors.gather(-2, largest).sign()
+    return vectors.gather(-2, largest).sign()

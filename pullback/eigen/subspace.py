@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..checks import require_finite
 from .records import EigenPairs
-from .ritz import _with_sign
+from .ritz import sign_of
 
 # Length of what is new in a unit vector, or in a combination of them, under which it counts as
 # dependent. Both together may blow up rounding errors by 1e12, which a second round still mends.
@@ -47,7 +47,7 @@ def verified(
     norm = torch.maximum(norm, values.abs().amax(-1))
     return EigenPairs(
         values=values.to(A.dtype),
-        vectors=_with_sign(vectors),
+        vectors=vectors * sign_of(vectors),
         residual_norms=residual_norms.to(A.dtype),
         converged=residual_norms <= accepted_residual(values, norm, tol, A.dtype),
         n_products=int(n_products.max()) + values.shape[-1],
@@ -111,6 +111,24 @@ def orthonormalised(block: Tensor, basis: Tensor) -> Tensor:
         lengths = torch.where(squares > DEPENDENT**2, squares, torch.inf).sqrt()
         block = block @ (rotation / lengths.unsqueeze(-2))
     return block
+
+
+def combined(blocks: list[Tensor], coefficients: Tensor) -> Tensor:
+    """Combinations ``(B, k, n)`` of the rows of blocks ``(B, b, n)``; coefficients ``(B, Σb, k)``.
+
+    As many rows are joined at a time as will be returned, so that no tensor has more of them.
+    """
+    k = coefficients.shape[-1]
+    total = blocks[0].new_zeros(len(coefficients), k, blocks[0].shape[-1])
+    weights = coefficients.mT.to(total.dtype)
+    group: list[Tensor] = []
+    for index, block in enumerate(blocks):
+        group.append(block)
+        rows = sum(member.shape[1] for member in group)
+        if rows >= k or index == len(blocks) - 1:
+            total += weights[..., :rows] @ torch.cat(group, dim=1)
+            group, weights = [], weights[..., rows:]
+    return total
 
 
 def unit(block: Tensor) -> Tensor:

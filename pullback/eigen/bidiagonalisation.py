@@ -1,0 +1,281 @@
+"""Block Golub–Kahan–Lanczos bidiagonalisation of a batch of Jacobians, with thick restart.
+
+Golub & Kahan (1965); orthogonalised on the small side only, after Simon & Zha, "Low-rank matrix
+approximation using the Lanczos bidiagonalization process" (2000); restarted after Baglama &
+Reichel, "Augmented implicitly restarted Lanczos bidiagonalization methods" (2005).
+"""
+
+import torch
+from torch import Tensor
+
+from ..checks import require_finite
+from ..operators import PullbackMetric
+from ..probes import SampleStreams
+from .records import PROBES, Candidates, Spectrum, rounding
+from .subspace import combined
+
+
+class Bidiagonalisation:
+    """A batch of factorisations J V = U H, JᵀM U = V Hᵀ + F Cᵀ, of which each grows by blocks.
+
+    U is orthonormal in the inner product of the weight M, V and the next block F are orthonormal.
+    Vectors are rows: ``small.basis`` is U ``(B, j, m)`` in float64, ``blocks`` hold V, each
+    ``(B, b, n)`` in the metric's dtype, ``next`` is F; ``H`` is ``(B, j, s)``, ``C`` is
+    ``(B, j, b)``. H is lower bidiagonal (by blocks) until a restart puts Ritz values on its
+    diagonal. Samples that are not ``active`` any more only get vectors of zeros. If J has more
+    rows than columns, Jᵀ stands for J, so that U is always on the smaller side.
+
+    Args:
+        metric: ``(B, N, N)``.
+        streams: random vectors for the starts and the probes.
+        width: b, vectors in a block.
+
+    Raises:
+        ValueError: the metric has a weight and J more rows than columns, or J is not finite.
+    """
+
+    def __init__(self, metric: PullbackMetric, streams: SampleStreams, width: int = 1) -> None:
+        rows, columns = metric.jacobian.shape[-2:]
+        self.wide = rows <= columns
+        if not self.wide and metric.weight is not None:
+            raise ValueError(
+                "method='golub-kahan' takes a weighted metric only if the Jacobian has no more "
+                f"rows than columns, got {rows}×{columns}; use method='dual'"
+            )
+        self.J = metric.jacobian if self.wide else metric.jacobian.mT
+        self.streams, self.dtype, self.width = streams, metric.dtype, width
+        batch, rows, columns = self.J.shape
+        # Relative to σ₁, the length at which a vector is rounding error.
+        self.floor = rounding((rows, columns), self.dtype)
+        like = torch.empty(0, dtype=torch.float64, device=metric.device)
+        self.scale, self.loss = like.new_zeros(batch), like.new_zeros(batch)
+        self.active = torch.ones(batch, dtype=torch.bool, device=metric.device)
+        self.steps = torch.zeros(batch, dtype=torch.long, device=metric.device)
+        self.n_products = 0
+
+        self.small = SmallSide(metric, batch, rows)
+        self.H, self.C = like.new_zeros(batch, 0, 0), like.new_zeros(batch, 0, width)
+        self.blocks: list[Tensor] = []
+        self.next = like.new_zeros(batch, width, columns, dtype=self.dtype)
+        self.probe_images = self._image(streams.normal(columns, PROBES, like=self.next))
+        for _ in range(width):
+            self._append_row(*self._fresh(self.active))
+        self.half_step()
+
+    def half_step(self) -> None:
+        """The block F from JᵀM times the newest block of U."""
+        newest = self.small.weighted[:, -self.width :]
+        coupling = self.H[:, -self.width :, -self.width :] if self.blocks else None
+        block = self.J._t_matmul(newest.to(self.dtype).mT).mT
+        self.n_products += self.width
+        if coupling is not None:
+            block = torch.baddbmm(block, coupling.to(self.dtype), self.next, alpha=-1)
+            block = self._purified(block, coupling)
+        C = torch.zeros_like(self.C)
+        vectors: list[Tensor] = []
+        for row in range(self.width):
+            w = block[:, row]
+            for column, v in enumerate(vectors):
+                inner = (w * v).sum(-1, keepdim=True)
+                w = w - inner * v
+                C[:, row - self.width, column] = inner.squeeze(-1)
+            length = self._length(w.norm(dim=-1).double())
+            vectors.append(w * _inverse(length).to(self.dtype))
+            C[:, row - self.width, row] = length
+        active = self.active[:, None, None]
+        self.next = torch.where(active, torch.stack(vectors, dim=1), self.next)
+        self.C = torch.where(active, C, self.C)
+
+    def _purified(self, block: Tensor, coupling: Tensor) -> Tensor:
+        """The block ``(B, b, n)`` orthogonal to V.
+
+        It is, but for rounding and for what the newest block of V, of which ``coupling`` has been
+        taken out, lacks in orthogonality. That is followed here (Simon 1984, "The Lanczos algorithm
+        with partial reorthogonalization"), and V is only taken out where it exceeds 32·eps, which
+        happens every few steps.
+        """
+        eps = torch.finfo(self.dtype).eps
+        length = block.norm(dim=-1).amin(-1).double()
+        error = self.loss * torch.linalg.matrix_norm(coupling) + eps * self.scale
+        self.loss = torch.where(self.active, error / length, 0.0).nan_to_num(posinf=1.0)
+        worst = self.loss.max()
+        if worst > 32 * eps:
+            # Once is enough for what is small.
+            for _ in range(1 if worst < eps**0.5 else 2):
+                for rows in self.blocks:
+                    block = torch.baddbmm(block, block @ rows.mT, rows, alpha=-1)
+            self.loss = torch.full_like(self.loss, eps)
+        return block
+
+    def complete_step(self) -> None:
+        """Take F into V, and what J F adds to the span of U into U."""
+        active = self.active[:, None, None]
+        self.blocks.append(self.next * active)
+        self.H = torch.cat([self.H, self.C * active], dim=-1)
+        images = self._image(self.blocks[-1].mT)
+        for column in range(-self.width, 0):
+            known = self.H[..., column].unsqueeze(-1)
+            p = images[..., column] - (self.small.basis.mT @ known).squeeze(-1)
+            p, correction = self.small.orthogonalise(p)
+            # What earlier columns of this block have added to U is not in `known` yet.
+            self.H[..., column] += correction
+            weighted, norm = self.small.weigh_vector(p)
+            length = self._length(norm)
+            p, weighted = p * _inverse(length), weighted * _inverse(length)
+            broken = (length == 0) & self.active
+            if broken.any():
+                fresh, weighted_fresh = self._fresh(broken)
+                p, weighted = p + fresh, weighted + weighted_fresh
+            self._append_row(p, weighted)
+            self.H[:, -1, column] = length
+        self.steps += self.active
+
+    def freeze(self, finished: Tensor) -> None:
+        """Stop the samples that are finished: further vectors are zero, F and C stay."""
+        self.active = self.active & ~finished
+
+    def restart(self, count: int, renewed: Tensor) -> None:
+        """Keep the leading ``count`` Ritz vectors, which costs no product.
+
+        Samples that are ``renewed`` also forget where they were heading, and go on from a random
+        vector, to see what the Krylov space was blind to.
+        """
+        X, sigma, Y = self.svd()
+        X, sigma, Y = X[..., :count], sigma[:, :count], Y[..., :count]
+        # A few at a time, so that no tensor has many vectors of N entries.
+        self.blocks = [combined(self.blocks, part) for part in Y.split(4, dim=-1)]
+        self.small.rotate(X)
+        self.H, self.C = torch.diag_embed(sigma), X.mT @ self.C
+        if renewed.any():
+            self._renew(renewed)
+
+    def _renew(self, where: Tensor) -> None:
+        self._append_row(*self._fresh(where))
+        w = self.J._t_matmul(self.small.weighted[:, -1:].to(self.dtype).mT).squeeze(-1)
+        self.n_products += 1
+        length = self._length(w.norm(dim=-1).double())
+        w = w * _inverse(length).to(self.dtype)
+        others = ~where[:, None, None]
+        self.next, self.C = self.next * others, self.C * others
+        self.next[:, 0] += w
+        self.C[:, -1, 0] += length
+
+    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """H = X diag(σ) Yᵀ: X ``(B, j, s)``, σ ``(B, s)``, Y ``(B, s, s)``."""
+        X, sigma, Yt = torch.linalg.svd(self.H, full_matrices=False)
+        return X, sigma, Yt.mT
+
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """Ritz values σ², ``(B, s)``, descending, and the residual norms of their pairs."""
+        X, sigma, _ = self.svd()
+        return sigma.square(), sigma * (X.mT @ self.C).norm(dim=-1)
+
+    def candidates(self, k: int) -> Candidates:
+        """Approximate eigenvectors: V y, with J V y = U x σ; or U x if J is tall."""
+        X, sigma, Y = self.svd()
+        padding = (0, max(0, k - sigma.shape[-1]))
+        X, Y = (torch.nn.functional.pad(part[..., :k], padding) for part in (X, Y))
+        sigma = torch.nn.functional.pad(sigma[:, :k], padding).unsqueeze(-1)
+        left = X.mT @ self.small.basis
+        if not self.wide:
+            return Candidates(left.to(self.dtype).mT)
+        return Candidates(combined(self.blocks, Y).mT, (left * sigma).mT)
+
+    def small_side(self) -> Tensor:
+        """Left singular vectors of J V, ``(B, m, s)``, each as long as its singular value."""
+        X, sigma, _ = self.svd()
+        return self.small.basis.mT @ (X * sigma.unsqueeze(-2))
+
+    def spectrum(self) -> Spectrum:
+        """Ritz values of JJᵀM on the span of U, and the trace outside of it, from the probes.
+
+        U has a block more than V: these Ritz values are ahead of those of :meth:`ritz`.
+        """
+        sigma = torch.linalg.svdvals(torch.cat([self.H, self.C], dim=-1))
+        left_out = self.probe_images - self.small.basis.mT @ (
+            self.small.weighted @ self.probe_images
+        )
+        products = left_out.mT @ self.small.weigh(left_out)
+        resolved = (self.width * (self.steps + 1)).clamp(max=sigma.shape[-1])
+        unresolved = (min(self.J.shape[-2:]) - resolved).clamp(min=0)
+        return Spectrum.probed(sigma.square(), products, unresolved.double())
+
+    def _image(self, columns: Tensor) -> Tensor:
+        image = self.J._matmul(columns)
+        require_finite(image, "the map's derivative is NaN or infinite")
+        self.n_products += columns.shape[-1]
+        return image.double()
+
+    def _length(self, norm: Tensor) -> Tensor:
+        """The norm, or 0 where it is rounding error."""
+        self.scale = torch.maximum(self.scale, norm)
+        return torch.where(norm > self.floor * self.scale, norm, 0.0) * self.active
+
+    def _append_row(self, u: Tensor, weighted: Tensor) -> None:
+        self.small.append(u, weighted)
+        self.H = torch.nn.functional.pad(self.H, (0, 0, 0, 1))
+        self.C = torch.nn.functional.pad(self.C, (0, 0, 0, 1))
+
+    def _fresh(self, where: Tensor) -> tuple[Tensor, Tensor]:
+        """Random unit vectors of J's range orthogonal to all u, and M times them.
+
+        For the samples ``where``; 0 for the others, and where the u span the range already.
+        """
+        image = self._image(self.streams.normal(self.J.shape[-1], 1, like=self.next, where=where))
+        image = image.squeeze(-1)
+        p, _ = self.small.orthogonalise(image)
+        weighted, norm = self.small.weigh_vector(p)
+        length = torch.where(norm > self.floor * self.small.weigh_vector(image)[1], norm, 0.0)
+        return p * _inverse(length), weighted * _inverse(length)
+
+
+class SmallSide:
+    """An orthonormal basis in the weight's inner product, in float64, one vector a row."""
+
+    def __init__(self, metric: PullbackMetric, batch: int, size: int) -> None:
+        self.weight, self.dtype = metric.weight, metric.dtype
+        self.basis = torch.empty(batch, 0, size, dtype=torch.float64, device=metric.device)
+        self.weighted = self.basis
+
+    def weigh(self, columns: Tensor) -> Tensor:
+        """M times columns ``(B, M, C)``."""
+        if self.weight is None:
+            return columns
+        return (self.weight @ columns.to(self.dtype)).double()
+
+    def weigh_vector(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """M p for p ``(B, M)``, and √(pᵀMp)."""
+        weighted = self.weigh(p.unsqueeze(-1)).squeeze(-1)
+        return weighted, (p * weighted).sum(-1).clamp(min=0).sqrt()
+
+    def orthogonalise(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the basis out of p ``(B, M)``; twice is enough (Parlett 1980, §6.9).
+
+        Returns:
+            what is left, and the coefficients ``(B, j)`` of what was taken.
+        """
+        total = torch.zeros_like(self.basis[..., 0])
+        for _ in range(2):
+            coefficients = self.weighted @ p.unsqueeze(-1)
+            p = p - (self.basis.mT @ coefficients).squeeze(-1)
+            total += coefficients.squeeze(-1)
+        return p, total
+
+    def append(self, u: Tensor, weighted: Tensor) -> None:
+        """Add a vector and M times it."""
+        self.basis = torch.cat([self.basis, u.unsqueeze(1)], dim=1)
+        if self.weight is None:
+            self.weighted = self.basis
+        else:
+            self.weighted = torch.cat([self.weighted, weighted.unsqueeze(1)], dim=1)
+
+    def rotate(self, X: Tensor) -> None:
+        """Replace the basis by combinations of it, for orthonormal X ``(B, j, l)``."""
+        same = self.weight is None
+        self.basis = X.mT @ self.basis
+        self.weighted = self.basis if same else X.mT @ self.weighted
+
+
+def _inverse(length: Tensor) -> Tensor:
+    """1/length ``(B, 1)``, or 0 where the length is 0."""
+    return torch.where(length > 0, 1 / length, 0.0).unsqueeze(-1)

@@ -1,0 +1,45 @@
+"""What each method costs, in Jacobian products of one sample, and so which one is the cheapest."""
+
+METHODS = ("dual", "golub-kahan", "lanczos", "lobpcg", "nystrom")
+
+# Numbers in the Jacobian of one sample up to which "auto" may write it down.
+DENSE_JACOBIAN = 2**26
+
+
+def expected_products(rows: int, columns: int, k: int) -> dict[str, int]:
+    """Products with J or Jᵀ per sample for k eigenpairs and the entropies, J rows×columns.
+
+    - ``"dual"``: min(M, N) + 2k, whatever the spectrum;
+    - ``"golub-kahan"``: 3k + 24, that is k + 8 steps of two, two at the ends, six probes, k to
+      certify;
+    - ``"nystrom"``: 6k + 34, of which 2(2k + 14) for a random sketch, or
+      2k + 38 with a warm one of 16;
+    - ``"lanczos"``: 13k, ``"lobpcg"``: 19k, on JJᵀ (two products each), without entropies.
+
+    All but the first hold for a spectrum that falls by a factor of two or more from one eigenvalue
+    to the next, as those of trained encoders do. They grow with slower decay, up to several times
+    min(M, N).
+    """
+    small = min(rows, columns)
+    return {
+        "dual": small + 2 * k,
+        "golub-kahan": 3 * k + 24,
+        "lanczos": 13 * k,
+        "lobpcg": 19 * k,
+        "nystrom": 6 * k + 34,
+    }
+
+
+def cheapest(rows: int, columns: int, k: int, weighted: bool) -> str:
+    """``"dual"`` or ``"golub-kahan"``, the two that always know the entropies in the end."""
+    cost = expected_products(rows, columns, k)
+    tall_and_weighted = weighted and rows > columns
+    return "dual" if tall_and_weighted or cost["dual"] <= cost["golub-kahan"] else "golub-kahan"
+
+
+def patience(rows: int, columns: int) -> int | None:
+    """Steps after which Golub–Kahan is given up for the exact method; None for never.
+
+    A step costs about three of the exact method's products: a sixth of them, half of it.
+    """
+    return min(rows, columns) // 6 if rows * columns <= DENSE_JACOBIAN else None

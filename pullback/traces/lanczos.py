@@ -1,0 +1,111 @@
+"""The Lanczos process, for many starting vectors at once, fully reorthogonalised.
+
+Lanczos (1950); with full reorthogonalisation T is that of a matrix next to A, up to rounding
+(Parlett, "The Symmetric Eigenvalue Problem", 1980, chapter 13): bounds by quadrature rest on that.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from linear_operator import LinearOperator
+from torch import Tensor
+
+from ..checks import require_finite
+from ..eigen.records import rounding
+from .sampling import Complement
+
+
+@dataclass(frozen=True)
+class Tridiagonal:
+    """T of the Lanczos process A Q = Q T + r eₙᵀ, for starts of any shape ``(*starts)``.
+
+    Attributes:
+        diagonal: ``(*starts, n)`` float64. After a breakdown it repeats its first entry, which no
+            later one is coupled to: such nodes have weight 0.
+        off_diagonal: ``(*starts, n)``, the last is ‖r‖; 0 at and after a breakdown.
+        mass: ``(*starts,)``, ‖v‖².
+        scale: ``(*starts,)``, the size of A as far as it shows.
+        precision: 8·√N·eps, relative to A: half for the rounding of its products, half for T's.
+    """
+
+    diagonal: Tensor
+    off_diagonal: Tensor
+    mass: Tensor
+    scale: Tensor
+    precision: float
+
+    @property
+    def allowance(self) -> Tensor:
+        """T is exact for a matrix that close to A, ``(*starts,)``."""
+        return self.precision * self.scale
+
+    @property
+    def exact(self) -> Tensor:
+        """Where the Krylov space is invariant, so that rules have no error, ``(*starts,)`` bool."""
+        return (self.off_diagonal == 0).any(-1)
+
+    def leading(self) -> "Tridiagonal":
+        """T one step earlier."""
+        return replace(
+            self, diagonal=self.diagonal[..., :-1], off_diagonal=self.off_diagonal[..., :-1]
+        )
+
+
+def lanczos(
+    operator: LinearOperator,
+    start: Tensor,
+    steps: int,
+    complement: Complement | None = None,
+    scale: Tensor | None = None,
+) -> tuple[Tensor, Tridiagonal]:
+    """Tridiagonalise A from every column of ``start`` ``(*batch, N, C)``, fully orthogonalised.
+
+    Args:
+        complement: run in this space, with A projected on it; ``start`` lies in it.
+        scale: ``(*batch,)``, a lower bound on ‖A‖, if the complement does not show it.
+
+    Returns:
+        Q ``(*batch, C, N, n)`` in the dtype of ``start``, n = min(steps, N), orthonormal columns
+        and zeros after a breakdown; and T for ``(*batch, C)`` starts.
+    """
+    N = operator.shape[-1]
+    steps = min(steps, N)
+    complement = complement or Complement(operator)
+    relative = rounding(operator.shape[-2:], start.dtype)
+    length = start.double().norm(dim=-2)
+    largest = torch.zeros_like(length) if scale is None else scale.unsqueeze(-1).expand_as(length)
+    basis = start.new_zeros(*length.shape, steps, N)
+    q = _unit(start.mT, length)
+    alphas, betas = [], []
+    for step in range(steps):
+        basis[..., step, :] = q
+        product = (operator @ q.mT).mT
+        alpha = (q * product).double().sum(-1)
+        w = _orthogonal(complement.project(product.mT).mT, basis[..., : step + 1, :])
+        beta = w.double().norm(dim=-1)
+        largest = torch.maximum(largest, torch.maximum(alpha.abs(), beta))
+        # N steps span the space, and fewer may be invariant: what is left is rounding.
+        beta = torch.where(beta > relative * largest, beta, 0.0) * (step + 1 < N)
+        q = _unit(w, beta)
+        alphas.append(alpha)
+        betas.append(beta)
+    diagonal, off_diagonal = torch.stack(alphas, dim=-1), torch.stack(betas, dim=-1)
+    require_finite(
+        diagonal.reshape(operator.batch_shape.numel(), -1),
+        "the operator's products are NaN or infinite",
+    )
+    alive = torch.nn.functional.pad((off_diagonal != 0).cumprod(-1)[..., :-1], (1, 0), value=1)
+    diagonal = torch.where(alive > 0, diagonal, diagonal[..., :1])
+    return basis.mT, Tridiagonal(diagonal, off_diagonal, length.square(), largest, 2 * relative)
+
+
+def _unit(w: Tensor, length: Tensor) -> Tensor:
+    inverse = torch.where(length > 0, 1 / length, 0.0)
+    return w * inverse.unsqueeze(-1).to(w.dtype)
+
+
+def _orthogonal(w: Tensor, basis: Tensor) -> Tensor:
+    """Take basis rows ``(*, s, N)`` out of w ``(*, N)``; twice is enough (Parlett 1980, §6.9)."""
+    for _ in range(2):
+        w = w - (basis.mT @ (basis @ w.unsqueeze(-1))).squeeze(-1)
+    return w

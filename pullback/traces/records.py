@@ -1,0 +1,41 @@
+"""What every trace estimator returns."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, its standard error and, where quadrature rules give one, an interval.
+
+    Attributes:
+        value: ``(*batch,)``.
+        std_error: ``(*batch,)``; rounding is not part of it: what is exact up to rounding has
+            error 0. With few probes it is widened as Student's t is against the normal
+            distribution, so that two standard errors hold the truth in 95 % of the cases.
+        lower, upper: ``(*batch,)``, rigorous bounds on what quadrature approximates, widened by an
+            allowance for rounding; None where no rule gives one.
+    """
+
+    value: Tensor
+    std_error: Tensor
+    lower: Tensor | None = None
+    upper: Tensor | None = None
+
+    def to(self, dtype: torch.dtype) -> "Estimate":
+        """The estimate in another dtype; bounds are rounded outwards."""
+        return Estimate(
+            self.value.to(dtype),
+            self.std_error.to(dtype),
+            _towards(self.lower, -torch.inf, dtype),
+            _towards(self.upper, torch.inf, dtype),
+        )
+
+
+def _towards(bound: Tensor | None, end: float, dtype: torch.dtype) -> Tensor | None:
+    if bound is None or bound.dtype == dtype:
+        return bound
+    rounded = bound.to(dtype)
+    return torch.nextafter(rounded, torch.full_like(rounded, end))

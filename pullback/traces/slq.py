@@ -1,0 +1,186 @@
+"""Stochastic Lanczos quadrature: tr f(A), and entropies (Ubaru, Chen & Saad 2017)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from linear_operator import LinearOperator
+from torch import Tensor
+
+from ..eigen import EigenPairs
+from ..probes import SampleStreams, as_generator
+from .integrands import XLOGX, Integrand, as_integrand
+from .lanczos import Tridiagonal, lanczos
+from .quadrature import Interval, bracket, gauss
+from .records import Estimate
+from .sampling import Complement, check_count, check_operator, sampling_error
+
+
+@torch.no_grad()
+def trace_of_function(
+    operator: LinearOperator,
+    f: Integrand | Callable[[Tensor], Tensor],
+    probes: int = 20,
+    steps: int = 20,
+    deflate: EigenPairs | None = None,
+    generator: torch.Generator | None = None,
+    interval: Interval | None = None,
+) -> Estimate:
+    """tr f(A) = Σ f(λ): known eigenpairs exactly, the rest from Gauss rules for random vectors.
+
+    Args:
+        operator: symmetric A, ``(*batch, N, N)``; products are taken in its dtype. Takes about
+            max(2¹⁹, B·N)·steps numbers of memory.
+        f: an :class:`Integrand`, or an elementwise function of float64 tensors, without bounds.
+        probes: random vectors, at least 2; with N or more, unit vectors, which leave no sampling
+            error.
+        steps: Lanczos steps for each; products are probes·steps in all.
+        deflate: eigenpairs of A. The converged ones contribute f(λ) and are projected out of the
+            rest, whose trace is smaller, and so is its variance; others are ignored.
+        generator: seeds the probes; without one the seed is 0. The result for a sample depends on
+            the seed and its position in the data, not on the batch size.
+        interval: where all eigenvalues are known to lie, as for :func:`quadratic_form`.
+
+    Returns:
+        :class:`Estimate`, ``(*batch,)`` in the operator's dtype; not differentiable. The standard
+        error is that of the probes plus the quadrature's. ``lower`` and ``upper`` bracket what
+        exact quadrature would give *for the probes drawn*: with N probes or more that is tr f(A)
+        itself, with fewer the sampling error comes on top.
+
+    Raises:
+        TypeError: ``operator`` is no LinearOperator, f not callable, or a number no integer.
+        ValueError: shapes do not match, a number is too small, products are NaN, or a Ritz value
+            lies outside of f's domain.
+    """
+    check_operator(operator)
+    f = as_integrand(f)
+    streams = SampleStreams(operator.batch_shape.numel(), as_generator(generator))
+    sample = sample_spectrum(operator, streams, probes, steps, deflate)
+    value, error, lower, upper = sample.total(f, interval)
+    return Estimate(value, error + sample.error(f), lower, upper).to(operator.dtype)
+
+
+@dataclass(frozen=True)
+class SpectralSample:
+    """Deflated eigenvalues, and what the Lanczos runs from all probes know of the others.
+
+    Attributes:
+        T: for ``(*batch, probes)`` starts of squared length N − deflated.
+        values, residuals: ``(*batch, k)`` float64, of the deflated pairs.
+        deflated: ``(*batch, k)`` bool, which of them are.
+        size: N.
+    """
+
+    T: Tridiagonal
+    values: Tensor
+    residuals: Tensor
+    deflated: Tensor
+    size: int
+
+    def total(
+        self, f: Integrand, interval: Interval | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Σ f(λ), its quadrature error and its bounds for these probes, ``(*batch,)`` each."""
+        value, error, lower, upper = bracket(self.T, f, interval)
+        known = torch.where(self.deflated, f(self.values), 0.0).sum(-1)
+        # A pair's residual r couples it to the rest: two eigenvalues move, by r at most.
+        change = f.variation(self.values, self.residuals)
+        slack = 2 * torch.where(self.deflated, change, 0.0).sum(-1)
+        return (
+            known + value.mean(-1),
+            error.mean(-1),
+            None if lower is None else known - slack + lower.mean(-1),
+            None if upper is None else known + slack + upper.mean(-1),
+        )
+
+    def error(self, f: Callable[[Tensor], Tensor]) -> Tensor:
+        """The standard error of Σ f(λ) due to the choice of probes, ``(*batch,)``."""
+        return sampling_error(gauss(self.T).variance(f), self.size)
+
+    def largest(self) -> tuple[Tensor, Tensor]:
+        """λ₁ ``(*batch,)``, and by how much the last Lanczos step raised it."""
+        known = torch.where(self.deflated, self.values, 0.0)
+        top = _top(self.T)
+        earlier = _top(self.T.leading()) if self.T.diagonal.shape[-1] > 1 else 0 * top
+        earlier = torch.where(self.T.exact, top, earlier)
+        largest, before = (torch.cat([known, tops], -1).amax(-1) for tops in (top, earlier))
+        return largest, (largest - before).clamp(min=0)
+
+
+def _top(T: Tridiagonal) -> Tensor:
+    rule = gauss(T)
+    return torch.where(rule.weights > 0, rule.nodes, 0.0).amax(-1)
+
+
+def sample_spectrum(
+    operator: LinearOperator,
+    streams: SampleStreams,
+    probes: int,
+    steps: int,
+    deflate: EigenPairs | None = None,
+) -> SpectralSample:
+    """Run Lanczos from every probe in the complement of the converged pairs."""
+    probes, steps = check_count("probes", probes, 2), check_count("steps", steps, 1)
+    if deflate is None:
+        complement, scale = Complement(operator), None
+        values = torch.zeros(*operator.batch_shape, 0, dtype=torch.float64, device=operator.device)
+        residuals, deflated = values, values.bool()
+    else:
+        _check_pairs(operator, deflate)
+        deflated = deflate.converged
+        values, residuals = deflate.values.double(), deflate.residual_norms.double()
+        complement = Complement(operator, deflate.vectors * deflated.unsqueeze(-2))
+        scale = torch.where(deflated, values.abs(), 0.0).amax(-1)
+    runs = [
+        lanczos(operator, z, steps, complement, scale)[1]
+        for z in complement.probes(streams, probes)
+    ]
+    T = Tridiagonal(
+        torch.cat([run.diagonal for run in runs], dim=-2),
+        torch.cat([run.off_diagonal for run in runs], dim=-2),
+        torch.cat([run.mass for run in runs], dim=-1),
+        torch.cat([run.scale for run in runs], dim=-1),
+        runs[0].precision,
+    )
+    return SpectralSample(T, values, residuals, deflated, operator.shape[-1])
+
+
+def _check_pairs(operator: LinearOperator, pairs: EigenPairs) -> None:
+    if not isinstance(pairs, EigenPairs):
+        raise TypeError(f"deflate must be EigenPairs, got {type(pairs).__name__}")
+    if pairs.vectors.shape[:-1] != operator.shape[:-1] or pairs.vectors.dtype != operator.dtype:
+        raise ValueError(
+            f"deflate must hold vectors {operator.dtype} {(*operator.shape[:-1], 'k')}, got "
+            f"{pairs.vectors.dtype} {tuple(pairs.vectors.shape)}"
+        )
+
+
+def entropy_of_sample(sample: SpectralSample, normalization: str) -> Estimate:
+    """−Σ p log p, normalised as by :func:`pullback.entropy`, ``(*batch,)`` float64.
+
+    With T = Σλ and A = Σ λ log λ, from the same probes, an entropy S(T, A) has the sampling error
+    of the one function ∂S/∂T·x + ∂S/∂A·x log x: the delta method, with their covariance in it.
+    """
+    T = sample.total(Integrand(lambda x: x))[0]
+    A, spread, A_lower, A_upper = sample.total(XLOGX)
+    largest, raised = sample.largest()
+    if normalization == "none":
+        value, slope_T, slope_A = -A, torch.zeros_like(T), -torch.ones_like(T)
+    elif normalization == "trace":
+        value, slope_T, slope_A = T.log() - A / T, (1 + A / T) / T, -1 / T
+    else:
+        value = (torch.xlogy(T, largest) - A) / largest
+        slope_T, slope_A = largest.log() / largest, -1 / largest
+        spread = spread + (T + A - torch.xlogy(T, largest)).abs() / largest * raised
+
+    def linearised(x: Tensor) -> Tensor:
+        return slope_T[..., None, None] * x + slope_A[..., None, None] * XLOGX(x)
+
+    tensors = {"value": value, "std_error": sample.error(linearised) - slope_A * spread}
+    if normalization != "max" and A_lower is not None and A_upper is not None:
+        # λ₁ has no bounds; T is exact for the probes, up to rounding.
+        slack = slope_T.abs() * (sample.T.allowance * sample.T.mass).mean(-1)
+        tensors["lower"] = value + slope_A * (A_upper - A) - slack
+        tensors["upper"] = value + slope_A * (A_lower - A) + slack
+    zero = (largest <= 0) | (T <= 0)
+    return Estimate(**{name: tensor.masked_fill(zero, 0.0) for name, tensor in tensors.items()})

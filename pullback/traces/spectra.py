@@ -1,0 +1,201 @@
+"""Traces and von Neumann entropies of pullback metrics, with standard errors."""
+
+from collections.abc import Callable
+
+import torch
+from linear_operator import LinearOperator
+from torch import Tensor
+
+from ..eigen import Spectrum, StoppingRule, Task, over_batch, solve
+from ..operators import PullbackMetric
+from ..probes import SampleStreams, as_generator
+from .estimators import hutch_plus_plus, hutchinson, xtrace
+from .records import Estimate
+from .sampling import check_operator
+from .slq import entropy_of_sample, sample_spectrum
+
+NORMALIZATIONS = ("none", "trace", "max")
+TRACE_METHODS = ("auto", "hutchinson", "hutch++", "xtrace")
+ENTROPY_METHODS = ("auto", "slq")
+
+# Krylov runs go on until the standard error of the trace, relatively, or of every entropy, relative
+# to the larger of it and 1, is this small.
+TRACE_TOL = 1e-3
+ENTROPY_TOL = {"trace": 5e-4, "none": 1e-3, "max": 1e-3}
+
+# Leading eigenpairs of a metric that are taken out before its entropy is sampled.
+DEFLATED = 8
+
+
+def trace(
+    metric: LinearOperator,
+    generator: torch.Generator | None = None,
+    method: str = "auto",
+    probes: int = 30,
+) -> Estimate:
+    """Σλ, from the Krylov run of a pullback metric or from random vectors.
+
+    Args:
+        metric: symmetric, ``(*batch, N, N)``.
+        generator: seeds the starting vectors and probes; without one the seed is 0.
+        method: ``"auto"``: of a :class:`PullbackMetric`, exact if J has few rows, else Ritz values
+            plus a Hutchinson estimate of the rest, that of Hutch++ (Meyer, Musco, Musco & Woodruff
+            2021) with a Krylov space for the sketch; of any other operator, ``"xtrace"``.
+            ``"hutchinson"``, ``"hutch++"``, ``"xtrace"``: see :mod:`pullback.traces`.
+        probes: products with the operator, for the methods that take random vectors.
+
+    Returns:
+        :class:`Estimate`, ``(*batch,)`` in the operator's dtype; not differentiable.
+
+    Raises:
+        TypeError: ``metric`` is no LinearOperator.
+        ValueError: it is not square, or an argument is out of range.
+    """
+    check_operator(metric)
+    _check_choice("method", method, TRACE_METHODS)
+    if method == "auto" and isinstance(metric, PullbackMetric):
+        return _estimate(metric, generator, trace_of, accurate_trace)
+    estimators = {"hutchinson": hutchinson, "hutch++": hutch_plus_plus}
+    return estimators.get(method, xtrace)(metric, probes, generator)
+
+
+def entropy(
+    metric: LinearOperator,
+    normalization: str = "trace",
+    generator: torch.Generator | None = None,
+    method: str = "auto",
+    probes: int = 20,
+    steps: int = 20,
+) -> Estimate:
+    """−Σ p log p of the spectrum (natural logarithm, 0·log 0 = 0).
+
+    Args:
+        metric: symmetric positive semi-definite, ``(*batch, N, N)``.
+        normalization: ``"trace"``: p = λ/Σλ, the von Neumann entropy of a density matrix;
+            ``"none"``: p = λ (Khan & Storkey 2023, Sec. 3.2, as printed);
+            ``"max"``: p = λ/λ₁ (the authors' published code). A zero metric has entropy 0.
+        generator: seeds the starting vectors and probes; without one the seed is 0.
+        method: ``"auto"``: a Krylov run for a :class:`PullbackMetric`, ``"slq"`` for any other
+            operator. ``"slq"``: stochastic Lanczos quadrature; of a PullbackMetric eight leading
+            eigenpairs are deflated first.
+        probes, steps: for ``"slq"``, see :func:`pullback.traces.trace_of_function`.
+
+    Returns:
+        :class:`Estimate`, ``(*batch,)`` in the operator's dtype; not differentiable. What a Krylov
+        run leaves of the spectrum, a trace R shared by m to r eigenvalues, contributes between
+        R log(m/R) and R log(r/R): a quarter of that distance, and the error of R, make the error
+        given. ``"slq"`` also gives ``lower`` and ``upper`` for the probes drawn, except with
+        ``"max"``, as no rule bounds λ₁; there its change in the last step is part of the error.
+
+    Raises:
+        TypeError: ``metric`` is no LinearOperator.
+        ValueError: it is not square, an argument is out of range, or an eigenvalue negative.
+    """
+    check_operator(metric)
+    _check_choice("normalization", normalization, NORMALIZATIONS)
+    _check_choice("method", method, ENTROPY_METHODS)
+    if method == "auto" and isinstance(metric, PullbackMetric):
+        return _estimate(
+            metric, generator, lambda s: entropy_of(s, normalization), accurate_entropies
+        )
+    return _sampled_entropy(metric, normalization, generator, probes, steps)
+
+
+def trace_of(spectrum: Spectrum) -> Estimate:
+    """Σλ of a spectrum; the exact part plus the estimated remainder."""
+    return Estimate(spectrum.values.sum(-1) + spectrum.remainder, spectrum.remainder_error)
+
+
+def entropy_of(spectrum: Spectrum, normalization: str) -> Estimate:
+    """See :func:`entropy`.
+
+    With T = Σλ and A = Σ λ log λ, the three are −A, log T − A/T and (T log λ₁ − A)/λ₁.
+    """
+    total = trace_of(spectrum)
+    T, largest = total.value, spectrum.values[..., 0]
+    A = torch.xlogy(spectrum.values, spectrum.values).sum(-1)
+    # The remainder's own Σ λ log λ is R log R − R·H, with the entropy H of how it is shared: at
+    # least log m (Rényi's, of order 2), at most log r, which is two standard errors either way.
+    R, dR = spectrum.remainder, spectrum.remainder_error
+    least, most = spectrum.shared.log(), spectrum.unresolved.clamp(min=1).log()
+    H, dH = (least + most) / 2, (most - least) / 4
+    A = A + torch.xlogy(R, R) - R * H
+    # The derivative of the entropy by R, which T contains too, and by H.
+    by_R = torch.where(R > 0, R.log() + 1 - H, 0.0)
+    if normalization == "none":
+        value, by_R, by_H = 0.0 - A, by_R, R
+    elif normalization == "trace":
+        value, by_R, by_H = T.log() - A / T, (1 + A / T - by_R) / T, R / T
+    else:
+        value = (torch.xlogy(T, largest) - A) / largest
+        by_R, by_H = (largest.log() - by_R) / largest, R / largest
+    error = torch.hypot(by_R * dR, by_H * dH)
+    zero = largest <= 0
+    return Estimate(value.masked_fill(zero, 0.0), error.masked_fill(zero, 0.0))
+
+
+def accurate_trace(spectrum: Spectrum) -> Tensor:
+    """Whether the trace is within TRACE_TOL, relatively, ``(B,)`` bool."""
+    total = trace_of(spectrum)
+    return total.std_error <= TRACE_TOL * total.value
+
+
+def accurate_entropies(spectrum: Spectrum) -> Tensor:
+    """Whether all three entropies are within their tolerance times max(1, |S|), ``(B,)`` bool."""
+    accurate = []
+    for normalization, tolerance in ENTROPY_TOL.items():
+        estimate = entropy_of(spectrum, normalization)
+        accurate.append(estimate.std_error <= tolerance * estimate.value.abs().clamp(min=1))
+    return torch.stack(accurate).all(0)
+
+
+def _estimate(
+    metric: PullbackMetric,
+    generator: torch.Generator | None,
+    read: Callable[[Spectrum], Estimate],
+    enough: StoppingRule,
+) -> Estimate:
+    def run(metric: PullbackMetric, streams: SampleStreams) -> Estimate:
+        _, spectrum = solve(metric, Task(1, enough=enough), streams)
+        return read(spectrum)
+
+    return _for_each_batch(metric, generator, run)
+
+
+def _sampled_entropy(
+    operator: LinearOperator,
+    normalization: str,
+    generator: torch.Generator | None,
+    probes: int,
+    steps: int,
+) -> Estimate:
+    def run(operator: LinearOperator, streams: SampleStreams) -> Estimate:
+        pairs = None
+        if isinstance(operator, PullbackMetric):
+            k = min(DEFLATED, operator.shape[-1])
+            pairs, _ = solve(operator, Task(k), streams)
+        sample = sample_spectrum(operator, streams, probes, steps, pairs)
+        return entropy_of_sample(sample, normalization)
+
+    return _for_each_batch(operator, generator, run)
+
+
+def _for_each_batch(
+    operator: LinearOperator,
+    generator: torch.Generator | None,
+    run: Callable[[LinearOperator, SampleStreams], Estimate],
+) -> Estimate:
+    """Apply what works on ``(B, N, N)`` to any batch shape; the result in the operator's dtype."""
+    generator = as_generator(generator)
+
+    def tensors(operator: LinearOperator) -> dict[str, Tensor]:
+        estimate = run(operator, SampleStreams(operator.shape[0], generator))
+        return {name: tensor for name, tensor in vars(estimate).items() if tensor is not None}
+
+    with torch.no_grad():
+        return Estimate(**over_batch(operator, tensors)).to(operator.dtype)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
