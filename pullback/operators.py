@@ -5,6 +5,7 @@ on; every tensor that autograd may want is an argument; ``__init__`` runs again 
 """
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from linear_operator import LinearOperator, to_linear_operator
@@ -18,6 +19,9 @@ from .products import (
     TracedLinearization,
     linearize,
 )
+
+if TYPE_CHECKING:
+    from .eigen import SingularTriplets
 
 # Marks the keyword arguments of JacobianOperator that are the map's own tensors.
 PREFIX = "parameter."
@@ -121,6 +125,12 @@ class JacobianOperator(LinearOperator):
         if rows < columns:
             return self.mT._matmul(_identity(self, rows)).mT
         return self._matmul(_identity(self, columns))
+
+    def svds(self, k: int = 5, **options: Any) -> "SingularTriplets":
+        """The k largest singular triplets; see :func:`pullback.svds`, which takes the options."""
+        from .eigen import svds  # solvers are built on operators; this is the one way back
+
+        return svds(self, k, **options)
 
     def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch: Tensor) -> Tensor:
         return _entries(self, row_index, col_index, batch)

@@ -1,0 +1,112 @@
+"""The factorisation identities of Golub–Kahan, restarts and blocks included."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import pullback as pb
+from pullback.eigen.bidiagonalisation import Bidiagonalisation
+from pullback.eigen.golub_kahan import golub_kahan
+from pullback.probes import SampleStreams
+from tests.eigen.test_eigsh import HARD, geometric, with_spectrum
+
+DTYPES = [torch.float32, torch.float64]
+
+
+def streams(batch: int, seed: int = 0) -> SampleStreams:
+    return SampleStreams(batch, torch.Generator().manual_seed(seed))
+
+
+def assert_identities(
+    process: Bidiagonalisation, J: Tensor, weight: Tensor | None = None, renewed: int = 0
+) -> None:
+    """J V = U H, JᵀM U = V Hᵀ + F Cᵀ, UᵀMU = I, [V F] orthonormal; zero vectors apart.
+
+    The last samples, of which ``renewed`` have forgotten a part of F Cᵀ, lack the second.
+    """
+    eps, (rows, columns) = torch.finfo(J.dtype).eps, J.shape[-2:]
+    J, M = J.double(), torch.eye(rows) if weight is None else weight
+    M = M.double()
+    U = process.small.basis.mT
+    V = torch.cat([*process.blocks, process.next], dim=1).double().mT
+    H, C, s = process.H, process.C, process.H.shape[-1]
+    scale = torch.linalg.matrix_norm(J, 2).max() * torch.linalg.matrix_norm(M, 2).max().sqrt()
+    tolerance = 10 * eps * columns
+    torch.testing.assert_close(J @ V[..., :s], U @ H, rtol=0, atol=(tolerance * scale).item())
+    adjoint = V[..., :s] @ H.mT + V[..., s:] @ C.mT
+    # What is taken out of V where it is not orthogonal any more, 32·eps at most, is not recorded.
+    slack = 4 * scale * max(tolerance, 64 * eps)
+    whole = slice(0, len(J) - renewed)
+    error = (J.mT @ M @ U - adjoint)[whole].abs().max()
+    assert error <= slack
+    for basis, inner in ((U, M), (V, torch.eye(columns, dtype=torch.float64))):
+        gram = basis.mT @ inner @ basis
+        lengths = gram.diagonal(dim1=-2, dim2=-1)
+        assert ((lengths < 1e-20) | ((lengths - 1).abs() < tolerance)).all()
+        beside = gram - torch.diag_embed(lengths)
+        assert beside.abs().max() <= max(10 * eps * columns, 100 * eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("spectrum", ["repeated", "rank-deficient", "huge", "flat"])
+def test_identities_with_restarts(spectrum, width, dtype):
+    J = torch.stack([with_spectrum(HARD[spectrum], 30, 60, seed) for seed in (0, 1)]).to(dtype)
+    process = Bidiagonalisation(pb.PullbackMetric(J), streams(2), width)
+    for step in range(1, 9):
+        process.complete_step()
+        process.half_step()
+        assert_identities(process, J, renewed=step > 4)
+        if step == 4:
+            # The first sample goes on from where it was, the second from a random vector.
+            process.restart(5, torch.tensor([False, True]))
+            assert_identities(process, J, renewed=1)
+
+
+def test_identities_with_a_weight_and_a_frozen_sample():
+    J = torch.stack([with_spectrum(geometric(15, 0.6), 20, 40, seed) for seed in (0, 1)])
+    weight = with_spectrum(geometric(20, 0.8), 20, 20, 7)
+    weight = weight @ weight.mT + 0.1 * torch.eye(20)
+    metric = pb.PullbackMetric(J, weight.expand(2, 20, 20))
+    process = Bidiagonalisation(metric, streams(2))
+    for step in range(8):
+        process.complete_step()
+        process.half_step()
+        if step == 4:
+            process.freeze(torch.tensor([True, False]))
+    assert process.steps.tolist() == [5, 8]
+    assert_identities(process, J, weight)
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_a_small_basis_finds_the_same_by_restarts(width):
+    spectra = (geometric(120, 0.95), torch.cat([torch.full((3,), 2.0), geometric(117, 0.9)]))
+    J = torch.stack([with_spectrum(s, 120, 200, seed) for seed, s in enumerate(spectra)])
+    metric = pb.PullbackMetric(J)
+    with torch.no_grad():
+        run = golub_kahan(metric, 4, 1e-6, streams(2), width=width, max_basis=20)
+    assert run.finished.all()
+    values = run.candidates.images.square().sum(-2)
+    exact = torch.stack([s[:4] for s in spectra])
+    torch.testing.assert_close(values, exact, rtol=1e-6, atol=0)
+    assert (run.iterations * width > 20).any()
+
+
+def test_steps_that_run_out_are_reported():
+    metric = pb.PullbackMetric(with_spectrum(geometric(100, 0.99), 100, 150)[None])
+    with torch.no_grad():
+        run = golub_kahan(metric, 4, 1e-6, streams(1), max_steps=6)
+    assert not run.finished.any()
+    assert run.iterations.tolist() == [6]
+
+
+def test_products_are_counted():
+    calls = []
+    J = with_spectrum(geometric(40, 0.5), 40, 60)[None]
+    metric = pb.PullbackMetric(J)
+    matmul, t_matmul = metric.jacobian._matmul, metric.jacobian._t_matmul
+    metric.jacobian._matmul = lambda rhs: calls.append(rhs.shape[-1]) or matmul(rhs)
+    metric.jacobian._t_matmul = lambda rhs: calls.append(rhs.shape[-1]) or t_matmul(rhs)
+    with torch.no_grad():
+        run = golub_kahan(metric, 3, 1e-4, streams(1))
+    assert run.n_products == sum(calls)

@@ -1,0 +1,122 @@
+"""eigsh of operators that are no pullback metrics, and svds; against scipy and dense."""
+
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+import torch
+from linear_operator.operators import (
+    DenseLinearOperator,
+    DiagLinearOperator,
+    ToeplitzLinearOperator,
+)
+
+import pullback as pb
+from pullback.eigen import METHODS
+from tests.conftest import ConvEncoder
+from tests.eigen.test_eigsh import geometric, with_spectrum
+
+
+def psd(ratio: float, n: int, seed: int = 0) -> torch.Tensor:
+    J = with_spectrum(geometric(n, ratio), n, n, seed)
+    return J.mT @ J
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", ["auto", *METHODS])
+def test_any_positive_semi_definite_operator(method, dtype):
+    G = torch.stack([psd(0.5, 80), psd(0.8, 80, 1)]).to(dtype)
+    pairs = pb.eigsh(DenseLinearOperator(G), 4, method)
+    assert pairs.converged.all()
+    values, vectors = pairs.values.double(), pairs.vectors.double()
+    exact = torch.stack([geometric(4, 0.5), geometric(4, 0.8)])
+    torch.testing.assert_close(values, exact, rtol=1e-5, atol=0)
+    residuals = (G.double() @ vectors - vectors * values.unsqueeze(-2)).norm(dim=-2)
+    noise = 100 * torch.finfo(dtype).eps
+    assert ((residuals - pairs.residual_norms).abs() <= 0.01 * residuals + noise).all()
+
+
+def test_a_structured_operator_against_scipy():
+    column = 0.9 ** torch.arange(300, dtype=torch.float64)
+    operator = ToeplitzLinearOperator(column)
+    pairs = pb.eigsh(operator, 6)
+    expected = scipy.sparse.linalg.eigsh(operator.to_dense().numpy(), 6)[0][::-1]
+    np.testing.assert_allclose(pairs.values.numpy(), expected, rtol=1e-8)
+    assert pairs.vectors.shape == (300, 6)
+
+
+@pytest.mark.parametrize("which", ["smallest", "both"])
+def test_the_other_end_of_an_indefinite_operator(which):
+    values = torch.linspace(-3, 5, 90, dtype=torch.float64)
+    basis = torch.linalg.qr(torch.randn(90, 90, dtype=torch.float64))[0]
+    pairs = pb.eigsh(DenseLinearOperator(basis * values @ basis.mT), 3, which=which, tol=1e-6)
+    expected = values[[2, 1, 0]] if which == "smallest" else values[[89, 88, 0]]
+    torch.testing.assert_close(pairs.values, expected, rtol=1e-8, atol=1e-8)
+    assert pairs.converged.all()
+
+
+def test_a_preconditioner():
+    n = 200
+    diagonal = -torch.linspace(1, 1e4, n, dtype=torch.float64)
+    operator = DenseLinearOperator(torch.diag(diagonal) + 0.1 * torch.ones(n, n).double() / n)
+    inverse = DiagLinearOperator(-1 / diagonal)
+    plain = pb.eigsh(operator, 2, "lobpcg")
+    helped = pb.eigsh(operator, 2, "lobpcg", preconditioner=inverse.unsqueeze(0))
+    torch.testing.assert_close(helped.values, plain.values, rtol=1e-4, atol=0)
+    assert helped.iterations < plain.iterations
+
+
+@pytest.mark.parametrize("shape", [(30, 70), (70, 30)])
+@pytest.mark.parametrize("method", METHODS)
+def test_svds_against_scipy(method, shape):
+    J = with_spectrum(geometric(30, 0.5), *shape)
+    triplets = pb.svds(DenseLinearOperator(J), 4, method)
+    u, s, _ = scipy.sparse.linalg.svds(J.numpy(), 4)
+    np.testing.assert_allclose(triplets.values.numpy(), s[::-1], rtol=1e-7)
+    left, right = triplets.left, triplets.right
+    torch.testing.assert_close(J @ right, left * triplets.values, rtol=0, atol=1e-6)
+    eye = torch.eye(4, dtype=torch.float64)
+    torch.testing.assert_close(left.mT @ left, eye)
+    torch.testing.assert_close(right.mT @ right, eye)
+    overlap = np.abs(np.sum(u[:, ::-1] * left.numpy(), axis=0))
+    np.testing.assert_allclose(overlap, 1, atol=1e-6)
+    residuals = (J.mT @ left - right * triplets.values).norm(dim=-2)
+    torch.testing.assert_close(residuals, triplets.residual_norms, rtol=0.01, atol=1e-12)
+
+
+def test_svds_of_a_jacobian_and_beyond_its_rank():
+    encoder = pb.as_map(ConvEncoder(latent=4).eval(), "mean_logvar")
+    J = pb.jacobian(encoder, torch.rand(2, 3, 32, 32))
+    triplets = J.svds(3)
+    torch.testing.assert_close(
+        triplets.values, torch.linalg.svdvals(J.to_dense())[:, :3], rtol=1e-4, atol=0
+    )
+    with pytest.warns(pb.RankWarning):
+        triplets = pb.svds(DenseLinearOperator(with_spectrum(geometric(2, 0.5), 6, 9)), 4)
+    assert (triplets.values[2:] == 0).all()
+    torch.testing.assert_close(triplets.left.mT @ triplets.left, torch.eye(4).double())
+    with pytest.raises(ValueError, match="k=9 singular triplets asked for; 1 to min"):
+        J.svds(9)
+
+
+def test_what_does_not_go_together():
+    operator = DenseLinearOperator(psd(0.5, 30))
+    for arguments, message in (
+        ({"which": "middle"}, "which='middle' is not one of 'largest', 'smallest', 'both'"),
+        ({"which": "both", "method": "dual"}, "which='both' is for method='lanczos', not 'dual'"),
+        ({"block": 2}, "block=2 is for method='golub-kahan', not 'auto'"),
+        ({"block": 0, "method": "golub-kahan"}, "block=0 must be at least 1"),
+        ({"preconditioner": operator}, "a preconditioner is for method='lobpcg', not 'auto'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pb.eigsh(operator, 2, **arguments)
+    with pytest.raises(ValueError, match=r"expected a square operator, got shape \(4, 30\)"):
+        pb.eigsh(DenseLinearOperator(torch.rand(4, 30)), 2)
+
+
+@pytest.mark.parametrize("block", [1, 2, 5])
+def test_blocks_give_the_same(block):
+    J = torch.stack([with_spectrum(geometric(60, r), 60, 90) for r in (0.5, 0.9)])
+    pairs = pb.eigsh(pb.PullbackMetric(J), 4, "golub-kahan", block=block)
+    exact = torch.stack([geometric(4, 0.5), geometric(4, 0.9)])
+    torch.testing.assert_close(pairs.values, exact, rtol=1e-7, atol=0)
+    assert pairs.converged.all()
