@@ -1,6 +1,7 @@
 """``pullback score``, ``merge`` and ``info``: a data set under one's own encoder, on the shell."""
 
 import logging
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from . import archive
+from .eigen import METHODS, cheapest, expected_products
 from .images import FORMATS, open_images
 from .jobs import Settings, score_images
 from .loading import load_encoder
@@ -66,6 +68,7 @@ def _parser() -> ArgumentParser:
     score.add_argument("--shard-size", type=int, default=512, help="images per file")
     score.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, …")
     score.add_argument("--seed", type=int, default=0, help="of starting vectors and probes")
+    score.add_argument("--method", type=str, default="auto", help=", ".join(("auto", *METHODS)))
     score.add_argument("--directions", action="store_true", help="store the eigenvectors as well")
     commands.add_subcommand("score", score, help="score a data set")
 
@@ -80,7 +83,7 @@ def _parser() -> ArgumentParser:
 
 
 def _score(options: Namespace) -> None:
-    settings = Settings(k=options.k, seed=options.seed, directions=options.directions)
+    settings = Settings(options.k, options.seed, options.directions, options.method)
     # An encoder without given weights should be the same one when the run is resumed.
     torch.manual_seed(options.seed)
     images = open_images(options.data)
@@ -124,6 +127,7 @@ def summary(run: Path) -> str:
         f"weights {encoder['weights'][:12]}",
         f"data       {data['name']}: {data['count']} images of shape {tuple(data['event_shape'])}",
         f"settings   k = {settings['k']}, seed {settings['seed']}, {settings['dtype']}",
+        *_cost_model(manifest),
         f"shards     {finished} of {len(files)} finished, {archived}",
     ]
     names = [name for name in archive.COLUMNS if name not in ("directions", "label", "file")]
@@ -138,6 +142,19 @@ def summary(run: Path) -> str:
             numbers = "".join(f"{q:12.4g}" for q in quantiles)
             lines.append(f"{name:18}{numbers}  {archive.COLUMNS[name].units}")
     return "\n".join([*lines, "", *_doubts(columns)])
+
+
+def _cost_model(manifest: dict) -> list[str]:
+    """The method, and what each would cost; nothing for runs that do not say."""
+    settings = manifest["score"]
+    if "method" not in settings:
+        return []
+    shape = manifest["encoder"]["outputs"], math.prod(manifest["data"]["event_shape"])
+    expected = expected_products(*shape, settings["k"])
+    cost = ", ".join(f"{name} {products}" for name, products in expected.items())
+    method = settings["method"]
+    chosen = f"auto, that is {cheapest(*shape, settings['k'])}" if method == "auto" else method
+    return [f"method     {chosen}", f"cost model {cost} Jacobian products per image"]
 
 
 def _doubts(columns: dict[str, np.ndarray]) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import archive
-from .eigen import ConvergenceWarning, RankWarning
+from .eigen import METHODS, ConvergenceWarning, RankWarning, WarmStart
 from .images import Images
 from .maps import Map
 from .probes import draw_seeds
@@ -36,13 +36,19 @@ class Settings:
         k: eigenpairs per image.
         seed: of the Krylov starts and probes.
         directions: whether the eigenvectors are stored too.
+        method: see :func:`pullback.score`; ``"nystrom"`` learns its sketch anew in every shard, so
+            that a shard does not depend on those before it.
     """
 
     k: int = 5
     seed: int = 0
     directions: bool = False
+    method: str = "auto"
 
     def __post_init__(self) -> None:
+        choices = ("auto", *METHODS)
+        if self.method not in choices:
+            raise ValueError(f"method={self.method!r} is not one of {', '.join(choices)}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"the seed must lie between 0 and 2**63 - 1, got {self.seed}")
 
@@ -87,10 +93,15 @@ def score_images(
     for module in encoder.modules():
         module.to(target)
     dtype = _dtype(encoder)
-    _try_first(encoder, images, settings.k, target, dtype)
+    outputs = _try_first(encoder, images, settings.k, target, dtype)
     manifest = {
         "format": archive.FORMAT,
-        "encoder": {**(provenance or {}), "returns": encoder.returns, "weights": _digest(encoder)},
+        "encoder": {
+            **(provenance or {}),
+            "returns": encoder.returns,
+            "outputs": outputs,
+            "weights": _digest(encoder),
+        },
         "data": {
             "name": images.path.name,
             "count": images.count,
@@ -111,11 +122,12 @@ def score_images(
             # The seeds of earlier images are skipped: every image has its own wherever one starts.
             generator = torch.Generator().manual_seed(settings.seed)
             draw_seeds(start, generator)
+            warm = WarmStart() if settings.method == "nystrom" else None
             batches = []
             for first in range(start, stop, batch_size):
                 last = min(first + batch_size, stop)
                 x = torch.from_numpy(images.read(first, last)).to(target, dtype)
-                batches.append(_score_batch(encoder, x, first, settings, generator))
+                batches.append(_score_batch(encoder, x, first, settings, generator, warm))
                 progress.update(last - first)
             columns = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
             columns |= {name: array[start:stop] for name, array in known.items()}
@@ -138,14 +150,26 @@ def check_folder(run: Path) -> None:
 
 
 def _score_batch(
-    encoder: Map, x: Tensor, first: int, settings: Settings, generator: torch.Generator
+    encoder: Map,
+    x: Tensor,
+    first: int,
+    settings: Settings,
+    generator: torch.Generator,
+    warm_start: WarmStart | None,
 ) -> dict[str, NDArray]:
     try:
         with warnings.catch_warnings():
             # They would come once a batch; `pullback info` counts them all.
             warnings.simplefilter("ignore", RankWarning)
             warnings.simplefilter("ignore", ConvergenceWarning)
-            scores = score(encoder, x, settings.k, generator=generator)
+            scores = score(
+                encoder,
+                x,
+                settings.k,
+                generator=generator,
+                method=settings.method,
+                warm_start=warm_start,
+            )
     except ValueError as error:
         raise ValueError(f"{error} (sample 0 being image {first} of the data)") from error
     columns = {
@@ -188,14 +212,14 @@ def _dtype(encoder: Map) -> torch.dtype:
 
 def _try_first(
     encoder: Map, images: Images, k: int, device: torch.device, dtype: torch.dtype
-) -> None:
-    """Everything that can be wrong with encoder and options, before any work."""
+) -> int:
+    """Refuse what can be wrong with encoder and options, before any work; the encoder's outputs."""
     n = int(np.prod(images.event_shape))
     if not 1 <= k <= n:
         raise ValueError(f"k={k} eigenpairs asked for; 1 to N = {n} exist for {images.path}")
     samples = torch.from_numpy(images.read(0, min(2, images.count))).to(device, dtype)
     try:
-        encoder.check(samples)
+        return encoder.check(samples).num_outputs
     except ValueError as error:
         raise ValueError(f"{error} (tried on the first images of {images.path})") from error
 

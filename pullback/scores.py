@@ -85,8 +85,18 @@ def score(
         decoder: if given, the metric is the combined one of Eq. 11.
         generator: seeds Krylov starts and probes; without one the seed is 0. A sample's scores
             depend on the seed and its position in the data, not on the batch size.
-        method, tol: as for :func:`pullback.eigsh`; a Krylov run also goes on until all three
-            entropies are within 5e-4 (relative where they exceed 1).
+        method: as for :func:`pullback.eigsh`. ``"auto"`` takes the method that meets the tolerances
+            with the fewest Jacobian products, by the cost model of
+            :func:`pullback.eigen.expected_products`: ``"dual"`` for min(M, N) + 2k of them, M the
+            number of the encoder's outputs, or ``"golub-kahan"`` for 3k + 24 with a spectrum
+            that falls by half from one eigenvalue to the next. A product costs about as much as a
+            forward pass. Golub–Kahan and Nyström go on until the standard error of the entropies is
+            at most 5e-4 (``entropy``) or 1e-3 (the other two), relative where they exceed 1.
+            ``"lanczos"`` and ``"lobpcg"`` look for k eigenpairs only, and the errors of trace and
+            entropies say how little that tells.
+        tol: as for :func:`pullback.eigsh`.
+        warm_start: for ``"nystrom"``, ``"lanczos"`` and ``"lobpcg"``: what earlier batches of the
+            same encoder have taught; learns from this one.
 
     Returns:
         :class:`Scores`, not differentiable.

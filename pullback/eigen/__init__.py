@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..operators import PullbackMetric
 from ..probes import SampleStreams, as_generator
-from .cost import METHODS, expected_products
+from .cost import METHODS, cheapest, expected_products
 from .golub_kahan import StoppingRule
 from .lanczos import lanczos
 from .lobpcg import Preconditioner, lobpcg
@@ -31,6 +31,7 @@ __all__ = [
     "StoppingRule",
     "Task",
     "WarmStart",
+    "cheapest",
     "check_metric",
     "check_task",
     "eigsh",

@@ -58,6 +58,7 @@ class Bidiagonalisation:
         self.blocks: list[Tensor] = []
         self.next = like.new_zeros(batch, width, columns, dtype=self.dtype)
         self.probe_images = self._image(streams.normal(columns, PROBES, like=self.next))
+        self.weighted_images = self.small.weigh(self.probe_images)
         for _ in range(width):
             self._append_row(*self._fresh(self.active))
         self.half_step()
@@ -160,45 +161,43 @@ class Bidiagonalisation:
         self.next[:, 0] += w
         self.C[:, -1, 0] += length
 
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """Ritz values σ², ``(B, s)``, descending, and the residual norms of their pairs."""
+        # Of HᵀH rather than of H: its small eigenvalues are rounding error, and do not matter here.
+        values, Y = torch.linalg.eigh(self.H.mT @ self.H)
+        residuals = (self.C.mT @ (self.H @ Y)).norm(dim=-2)
+        return values.flip(-1).clamp(min=0), residuals.flip(-1)
+
     def svd(self) -> tuple[Tensor, Tensor, Tensor]:
         """H = X diag(σ) Yᵀ: X ``(B, j, s)``, σ ``(B, s)``, Y ``(B, s, s)``."""
         X, sigma, Yt = torch.linalg.svd(self.H, full_matrices=False)
         return X, sigma, Yt.mT
 
-    def ritz(self) -> tuple[Tensor, Tensor]:
-        """Ritz values σ², ``(B, s)``, descending, and the residual norms of their pairs."""
-        X, sigma, _ = self.svd()
-        return sigma.square(), sigma * (X.mT @ self.C).norm(dim=-1)
-
-    def candidates(self, k: int) -> Candidates:
-        """Approximate eigenvectors: V y, with J V y = U x σ; or U x if J is tall."""
+    def vectors(self, k: int) -> tuple[Candidates, Tensor]:
+        """Approximate eigenvectors: V y, with J V y = U x σ, or U x if J is tall; and all U x σ."""
         X, sigma, Y = self.svd()
+        small_side = self.small.basis.mT @ (X * sigma.unsqueeze(-2))
         padding = (0, max(0, k - sigma.shape[-1]))
-        X, Y = (torch.nn.functional.pad(part[..., :k], padding) for part in (X, Y))
-        sigma = torch.nn.functional.pad(sigma[:, :k], padding).unsqueeze(-1)
-        left = X.mT @ self.small.basis
+        pad = torch.nn.functional.pad
         if not self.wide:
-            return Candidates(left.to(self.dtype).mT)
-        return Candidates(combined(self.blocks, Y).mT, (left * sigma).mT)
-
-    def small_side(self) -> Tensor:
-        """Left singular vectors of J V, ``(B, m, s)``, each as long as its singular value."""
-        X, sigma, _ = self.svd()
-        return self.small.basis.mT @ (X * sigma.unsqueeze(-2))
+            left = self.small.basis.mT @ pad(X[..., :k], padding)
+            return Candidates(left.to(self.dtype)), small_side
+        right = combined(self.blocks, pad(Y[..., :k], padding)).mT
+        return Candidates(right, pad(small_side[..., :k], padding)), small_side
 
     def spectrum(self) -> Spectrum:
         """Ritz values of JJᵀM on the span of U, and the trace outside of it, from the probes.
 
         U has a block more than V: these Ritz values are ahead of those of :meth:`ritz`.
         """
-        sigma = torch.linalg.svdvals(torch.cat([self.H, self.C], dim=-1))
-        left_out = self.probe_images - self.small.basis.mT @ (
-            self.small.weighted @ self.probe_images
-        )
-        products = left_out.mT @ self.small.weigh(left_out)
-        resolved = (self.width * (self.steps + 1)).clamp(max=sigma.shape[-1])
+        B = torch.cat([self.H, self.C], dim=-1)
+        values = torch.linalg.eigvalsh(B @ B.mT).flip(-1).clamp(min=0)
+        inside = self.small.weighted @ self.probe_images
+        left_out = self.probe_images - self.small.basis.mT @ inside
+        weighted = self.weighted_images - self.small.weighted.mT @ inside
+        resolved = (self.width * (self.steps + 1)).clamp(max=values.shape[-1])
         unresolved = (min(self.J.shape[-2:]) - resolved).clamp(min=0)
-        return Spectrum.probed(sigma.square(), products, unresolved.double())
+        return Spectrum.probed(values, left_out.mT @ weighted, unresolved.double())
 
     def _image(self, columns: Tensor) -> Tensor:
         image = self.J._matmul(columns)

@@ -30,7 +30,7 @@ def expected_products(rows: int, columns: int, k: int) -> dict[str, int]:
     }
 
 
-def cheapest(rows: int, columns: int, k: int, weighted: bool) -> str:
+def cheapest(rows: int, columns: int, k: int, weighted: bool = False) -> str:
     """``"dual"`` or ``"golub-kahan"``, the two that always know the entropies in the end."""
     cost = expected_products(rows, columns, k)
     tall_and_weighted = weighted and rows > columns

@@ -70,17 +70,12 @@ def golub_kahan(
         if size >= limit:
             process.freeze((process.C == 0).flatten(1).all(1))
         elif full or step in (next_check, most):
-            lead, accurate = _leading(process, k, tol)
-            spectrum = process.spectrum()
-            # U has a block more than V, in which something larger may just have appeared.
-            ahead = spectrum.values[:, : lead.shape[-1]] - lead
-            noise = 32 * torch.finfo(metric.dtype).eps * lead[:, :1]
-            complete = (ahead <= torch.maximum(tol * lead, noise)).all(-1)
-            complete &= spectrum.hides_nothing(k, process.floor**2)
-            stayed = full & ((lead - found).abs() <= tol * lead).all(-1)
-            finished = accurate & (complete | stayed)
+            lead, accurate, complete, spectrum = _judged(process, k, tol)
+            if full:
+                complete |= ((lead - found).abs() <= tol * lead).all(-1)
+            finished = accurate & complete
             process.freeze(finished if enough is None else finished & enough(spectrum))
-            # A check costs an SVD of H: at most an eighth of the steps may turn out superfluous.
+            # A check costs eigenvalues of H: an eighth of the steps at most may be superfluous.
             next_check = min(step + max(1, size // width // 8), most)
             if full and process.active.any():
                 found = torch.where(accurate.unsqueeze(-1), lead, torch.inf)
@@ -89,9 +84,10 @@ def golub_kahan(
             break
         process.complete_step()
         process.half_step()
+    candidates, small_side = process.vectors(k)
     return Run(
-        candidates=process.candidates(k),
-        small_side=process.small_side(),
+        candidates=candidates,
+        small_side=small_side,
         spectrum=process.spectrum(),
         iterations=process.steps,
         finished=~process.active,
@@ -99,13 +95,20 @@ def golub_kahan(
     )
 
 
-def _leading(process: Bidiagonalisation, k: int, tol: float) -> tuple[Tensor, Tensor]:
-    """The leading Ritz values, and whether residuals say that their pairs are accurate."""
+def _judged(
+    process: Bidiagonalisation, k: int, tol: float
+) -> tuple[Tensor, Tensor, Tensor, Spectrum]:
+    """The leading Ritz values, whether they are accurate and none missing, and the spectrum."""
     values, residuals = process.ritz()
-    lead = values[:, :k]
+    lead, eps = values[:, :k], torch.finfo(process.dtype).eps
     padded = torch.nn.functional.pad(values, (0, 1))
     below = lead - padded[:, 1 : k + 1]
     above = torch.nn.functional.pad(below[:, :-1], (1, 0), value=torch.inf)
     gap = torch.minimum(below, above).clamp(min=0.01 * lead, max=lead)
-    noise = 8 * torch.finfo(process.dtype).eps * lead[:, :1]
-    return lead, (residuals[:, :k] <= torch.maximum(tol * gap, noise)).all(1)
+    accurate = (residuals[:, :k] <= torch.maximum(tol * gap, 8 * eps * lead[:, :1])).all(1)
+
+    spectrum = process.spectrum()
+    # U has a block more than V, in which something larger may just have appeared.
+    ahead = spectrum.values[:, : lead.shape[-1]] - lead
+    complete = (ahead <= torch.maximum(tol * lead, 32 * eps * lead[:, :1])).all(-1)
+    return lead, accurate, complete & spectrum.hides_nothing(k, process.floor**2), spectrum
