@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._decomp import get_decompositions
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 logger = logging.getLogger("pullback")
 aten = torch.ops.aten
@@ -39,6 +40,7 @@ _NO_OPS = {
     aten.detach.default,
     aten._to_copy.default,
     aten.expand.default,
+    aten.to.dtype,
     aten.view.default,
 }
 
@@ -74,8 +76,7 @@ class Trace:
         generator = torch.Generator().manual_seed(0)
         shapes = x.shape, (len(x), rows)
         v, u = (torch.randn(shape, generator=generator).to(x) for shape in shapes)
-        module = _traced(function, x, inputs, v, u)
-        expected = module(x, *inputs, v, u)
+        module, expected = _traced(function, x, inputs, v, u)
         graph = module.graph
         *_, v_node, u_node = graph.find_nodes(op="placeholder")
         _replace_mutations(graph)
@@ -138,20 +139,63 @@ class Traces:
 
 def _traced(
     function: Callable[..., Tensor], x: Tensor, inputs: Sequence[Tensor], v: Tensor, u: Tensor
-) -> fx.GraphModule:
-    """The graph of ``(x, *inputs, v, u) → f(x), Jv, Jᵀu``."""
-
-    def products(x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        *inputs, v, u = rest
+) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
+    """The graph of ``(x, *inputs, v, u) → f(x), Jv, Jᵀu``, and these three."""
+    recorder = _Recorder([x, *inputs, v, u])
+    # Fused attention kernels cannot be differentiated twice; the plain one can.
+    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), recorder:
         x, u = x.detach().requires_grad_(), u.detach().requires_grad_()
         y = function(x, *inputs)
         (Jtu,) = torch.autograd.grad(y, x, u, create_graph=True, materialize_grads=True)
         (Jv,) = torch.autograd.grad(Jtu, u, v, materialize_grads=True)
-        return y.detach(), Jv, Jtu.detach()
+    return recorder.module((y, Jv, Jtu)), (y.detach(), Jv, Jtu.detach())
 
-    # Fused attention kernels cannot be differentiated twice; the plain one can.
-    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        return make_fx(products, decomposition_table=_SCALINGS)(x, *inputs, v, u)
+
+class _Recorder(TorchDispatchMode):
+    """Writes down the ATen operations that run, those of autograd included, as an FX graph."""
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.root, self.graph = torch.nn.Module(), fx.Graph()
+        # By identity; the tensors are held, so that no other can take their place.
+        self.nodes: dict[int, tuple[fx.Node, Tensor]] = {}
+        for index, tensor in enumerate(inputs):
+            self._remember(self.graph.placeholder(f"input_{index}"), tensor)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _SCALINGS:
+            with self:
+                return _SCALINGS[func](*args, **kwargs)
+        result = func(*args, **kwargs)
+        arguments = tree_map_only(Tensor, self._node, (args, kwargs))
+        node = self.graph.call_function(func, *arguments)
+        if isinstance(result, Tensor):
+            self._remember(node, result)
+        elif isinstance(result, tuple | list):
+            for index, part in enumerate(result):
+                if isinstance(part, Tensor):
+                    self._remember(self.graph.call_function(operator.getitem, (node, index)), part)
+        elif result is not None:
+            raise UntraceableError(f"{func} hands values of tensors to Python")
+        return result
+
+    def module(self, outputs: tuple[Tensor, ...]) -> fx.GraphModule:
+        self.graph.output(tuple(self._node(tensor) for tensor in outputs))
+        return fx.GraphModule(self.root, self.graph)
+
+    def _remember(self, node: fx.Node, tensor: Tensor) -> None:
+        node.meta["layout"] = tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+        self.nodes[id(tensor)] = node, tensor
+
+    def _node(self, tensor: Tensor) -> fx.Node:
+        if id(tensor) not in self.nodes:  # a constant of the function
+            name = f"constant_{len(self.nodes)}"
+            self.root.register_buffer(name, tensor.detach())
+            self._remember(self.graph.get_attr(name), tensor)
+        return self.nodes[id(tensor)][0]
 
 
 def _replace_mutations(graph: fx.Graph) -> None:
@@ -180,14 +224,9 @@ def _may_be_seen_elsewhere(node: Any) -> bool:
 
 def _drop_no_ops(graph: fx.Graph) -> None:
     for node in _calls(graph):
-        if node.target in _NO_OPS and _layout(node) == _layout(node.args[0]):
+        if node.target in _NO_OPS and node.meta["layout"] == node.args[0].meta["layout"]:
             node.replace_all_uses_with(node.args[0])
     graph.eliminate_dead_code()
-
-
-def _layout(node: fx.Node) -> tuple:
-    value = node.meta["val"]
-    return value.shape, value.stride(), value.dtype, value.device
 
 
 def _merge_scalings(graph: fx.Graph, linear: set[fx.Node]) -> None:
@@ -199,12 +238,10 @@ def _merge_scalings(graph: fx.Graph, linear: set[fx.Node]) -> None:
         if inner is None or outer is None or len(outer[0].users) > 1:
             continue
         (t, a), b = inner, outer[1]
-        if t.meta["val"].shape != node.meta["val"].shape:
+        if t.meta["layout"][0] != node.meta["layout"][0]:
             continue
         with graph.inserting_before(node):
             factor = graph.call_function(aten.mul.Tensor, (a, b))
-        shape = torch.broadcast_shapes(a.meta["val"].shape, b.meta["val"].shape)
-        factor.meta["val"] = torch.empty(shape, device="meta")
         node.args = (t, factor)
     graph.eliminate_dead_code()
 
