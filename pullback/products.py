@@ -130,7 +130,8 @@ def linearize(
     """The derivative of ``function(x, *shared, *samplewise)`` at x, traced if that can be done.
 
     A trace knows nothing of attributes in Python that the function reads. So the function is also
-    called as it is, for two samples: if the trace returns something else, it is made anew.
+    called as it is, for the first and the last sample: if the trace returns something else, it is
+    made anew.
 
     Args:
         function: ``(B, N) → (B, M)``, sample by sample.
@@ -144,15 +145,18 @@ def linearize(
     """
     with torch.no_grad():
         inputs = [*shared, *samplewise]
-        few = function(x[:2], *shared, *(t[:2] for t in samplewise))
-        layout = [(t.shape, t.dtype, t.device) for t in (x, *inputs)]
+        ends = [0, len(x) - 1]
+        few = function(x[ends], *shared, *(t[ends] for t in samplewise))
+        layout = [(t.shape, t.dtype, t.device) for t in (x[0], *shared)]
         for _ in range(2):
-            trace = traces.get((key, *layout), lambda: Trace(function, x, few.shape[1], inputs))
+            trace = traces.get(
+                (key, *layout), lambda: Trace(function, x, few.shape[1], shared, samplewise)
+            )
             if trace is None:
                 break
             traced = TracedLinearization(trace, x, inputs)
             require_finite(traced.y, _NOT_FINITE)
-            if _agree(traced.y[:2], few):
+            if _agree(traced.y[ends], few):
                 return traced
             traces.forget((key, *layout))
     return Linearization(lambda x: function(x, *inputs), x)

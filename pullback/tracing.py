@@ -12,27 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._decomp import get_decompositions
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+
+from .recording import UntraceableError, generalise, traced
 
 logger = logging.getLogger("pullback")
 aten = torch.ops.aten
 
-# Traces kept for a map, which may be called with batches of several shapes.
+# Traces kept for a map, which may be called with events of several shapes.
 _MOST = 16
 
-# Derivatives that are a product with something known before v or u is: such factors are merged.
-_SCALINGS: Any = get_decompositions(
-    [
-        aten.native_batch_norm_backward,
-        aten.tanh_backward,
-        aten.sigmoid_backward,
-        aten.silu_backward,
-        aten.gelu_backward,
-    ]
-)
 # What returns its first argument as it is, if shape, dtype and device stay the same.
 _NO_OPS = {
     aten.alias.default,
@@ -45,38 +33,47 @@ _NO_OPS = {
 }
 
 
-class UntraceableError(Exception):
-    """The function is not a fixed sequence of tensor operations; the message says why."""
-
-
 class Trace:
-    """f, Jv and Jᵀu for one shape of x, as graphs that share their primal part.
+    """f, Jv and Jᵀu as graphs that share their primal part, for batches of any size.
 
     Jv is the derivative of Jᵀu with respect to u, which asks for no forward-mode formulas
-    (J. Townsend, "A new trick for calculating Jacobian vector products", 2017).
+    (J. Townsend, "A new trick for calculating Jacobian vector products", 2017). Two samples and
+    three are traced: a number that differs between the two graphs is taken as linear in the size
+    of the batch.
 
     Args:
-        function: ``f(x, *inputs)``, ``(B, N) → (B, M)``, sample by sample.
+        function: ``f(x, *shared, *samplewise)``, ``(B, N) → (B, M)``, sample by sample.
         x: ``(B, N)``.
         rows: M.
-        inputs: further tensors, constants to the derivatives.
+        shared, samplewise: further tensors, constants to the derivatives; the latter ``(B, …)``.
 
     Attributes:
-        primal: ``(x, *inputs) → f(x), what jvp needs, what vjp needs``.
+        primal: ``(x, *shared, *samplewise) → f(x), what jvp needs, what vjp needs``.
         jvp, vjp: ``(*what it needs, v or u) → Jv or Jᵀu``, ``(B, M)`` or ``(B, N)``.
 
     Raises:
-        UntraceableError: an operation in place cannot be avoided.
-        Exception: whatever tracing raises where Python looks at values of tensors.
+        UntraceableError: Python looks at values of tensors, an operation in place cannot be
+            avoided, or the size of the batch matters in another way.
     """
 
     def __init__(
-        self, function: Callable[..., Tensor], x: Tensor, rows: int, inputs: Sequence[Tensor]
+        self,
+        function: Callable[..., Tensor],
+        x: Tensor,
+        rows: int,
+        shared: Sequence[Tensor],
+        samplewise: Sequence[Tensor],
     ) -> None:
         generator = torch.Generator().manual_seed(0)
-        shapes = x.shape, (len(x), rows)
-        v, u = (torch.randn(shape, generator=generator).to(x) for shape in shapes)
-        module, expected = _traced(function, x, inputs, v, u)
+        recordings = []
+        for size in (2, 3):
+            some = torch.arange(size, device=x.device) % len(x)
+            shapes = (size, x.shape[1]), (size, rows)
+            v, u = (torch.randn(shape, generator=generator).to(x) for shape in shapes)
+            inputs = [x[some], *shared, *(t[some] for t in samplewise), v, u]
+            recordings.append((*traced(function, inputs), inputs))
+        (module, _, _), (other, expected, inputs) = recordings
+        generalise(module, other)
         graph = module.graph
         *_, v_node, u_node = graph.find_nodes(op="placeholder")
         _replace_mutations(graph)
@@ -94,7 +91,8 @@ class Trace:
         self.jvp = _compiled(module, jvp_part, Jv, saved[0])
         self.vjp = _compiled(module, vjp_part, Jtu, saved[1])
 
-        y, for_jvp, for_vjp = self.primal(x, *inputs)
+        *inputs, v, u = inputs
+        y, for_jvp, for_vjp = self.primal(*inputs)
         for a, b in zip(expected, (y, self.jvp(*for_jvp, v), self.vjp(*for_vjp, u)), strict=True):
             if not torch.allclose(a, b, 1e-3, 1e-4 * b.abs().max().item()):
                 raise UntraceableError("rearranging its graph changes the result")
@@ -137,67 +135,6 @@ class Traces:
         return Traces()
 
 
-def _traced(
-    function: Callable[..., Tensor], x: Tensor, inputs: Sequence[Tensor], v: Tensor, u: Tensor
-) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
-    """The graph of ``(x, *inputs, v, u) → f(x), Jv, Jᵀu``, and these three."""
-    recorder = _Recorder([x, *inputs, v, u])
-    # Fused attention kernels cannot be differentiated twice; the plain one can.
-    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), recorder:
-        x, u = x.detach().requires_grad_(), u.detach().requires_grad_()
-        y = function(x, *inputs)
-        (Jtu,) = torch.autograd.grad(y, x, u, create_graph=True, materialize_grads=True)
-        (Jv,) = torch.autograd.grad(Jtu, u, v, materialize_grads=True)
-    return recorder.module((y, Jv, Jtu)), (y.detach(), Jv, Jtu.detach())
-
-
-class _Recorder(TorchDispatchMode):
-    """Writes down the ATen operations that run, those of autograd included, as an FX graph."""
-
-    def __init__(self, inputs: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.root, self.graph = torch.nn.Module(), fx.Graph()
-        # By identity; the tensors are held, so that no other can take their place.
-        self.nodes: dict[int, tuple[fx.Node, Tensor]] = {}
-        for index, tensor in enumerate(inputs):
-            self._remember(self.graph.placeholder(f"input_{index}"), tensor)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in _SCALINGS:
-            with self:
-                return _SCALINGS[func](*args, **kwargs)
-        result = func(*args, **kwargs)
-        arguments = tree_map_only(Tensor, self._node, (args, kwargs))
-        node = self.graph.call_function(func, *arguments)
-        if isinstance(result, Tensor):
-            self._remember(node, result)
-        elif isinstance(result, tuple | list):
-            for index, part in enumerate(result):
-                if isinstance(part, Tensor):
-                    self._remember(self.graph.call_function(operator.getitem, (node, index)), part)
-        elif result is not None:
-            raise UntraceableError(f"{func} hands values of tensors to Python")
-        return result
-
-    def module(self, outputs: tuple[Tensor, ...]) -> fx.GraphModule:
-        self.graph.output(tuple(self._node(tensor) for tensor in outputs))
-        return fx.GraphModule(self.root, self.graph)
-
-    def _remember(self, node: fx.Node, tensor: Tensor) -> None:
-        node.meta["layout"] = tensor.shape, tensor.stride(), tensor.dtype, tensor.device
-        self.nodes[id(tensor)] = node, tensor
-
-    def _node(self, tensor: Tensor) -> fx.Node:
-        if id(tensor) not in self.nodes:  # a constant of the function
-            name = f"constant_{len(self.nodes)}"
-            self.root.register_buffer(name, tensor.detach())
-            self._remember(self.graph.get_attr(name), tensor)
-        return self.nodes[id(tensor)][0]
-
-
 def _replace_mutations(graph: fx.Graph) -> None:
     """Replace operations in place on what is not used otherwise, such as ``relu_``."""
     for node in _calls(graph):
@@ -238,7 +175,7 @@ def _merge_scalings(graph: fx.Graph, linear: set[fx.Node]) -> None:
         if inner is None or outer is None or len(outer[0].users) > 1:
             continue
         (t, a), b = inner, outer[1]
-        if t.meta["layout"][0] != node.meta["layout"][0]:
+        if [shape for shape, *_ in t.meta["layout"]] != [s for s, *_ in node.meta["layout"]]:
             continue
         with graph.inserting_before(node):
             factor = graph.call_function(aten.mul.Tensor, (a, b))

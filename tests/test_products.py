@@ -192,3 +192,34 @@ def test_traces_are_not_copied_or_pickled():
     assert len(encoder.traces) == 1
     assert len(copy.deepcopy(encoder).traces) == 0
     assert len(pickle.loads(pickle.dumps(encoder)).traces) == 0
+
+
+def test_one_trace_serves_batches_of_any_size():
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 3)
+    ).eval()
+    encoder = pb.as_map(lambda x: net(x).reshape(len(x), -1))
+    for size in (3, 1, 2, 7, 64):
+        x = torch.rand(size, 2, 6, 6)
+        J = pb.jacobian(encoder, x)
+        expected = dense_jacobian(net, x).detach()
+        torch.testing.assert_close(J.to_dense(), expected)
+        v = torch.rand(size, 72, 1)
+        torch.testing.assert_close(J @ v, expected @ v)
+    assert len(encoder.traces) == 1
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x / len(x),
+        lambda x: x * torch.tensor(len(x)),
+    ],
+)
+def test_a_function_of_the_size_of_the_batch(function):
+    # Not what a map should be, but not to be computed wrongly either.
+    x = torch.rand(8, 3)
+    linearization = linearize(function, x, [], [], None, Traces())
+    slope = dense_jacobian(function, x)
+    v = torch.rand(8, 3, 1)
+    torch.testing.assert_close(linearization.jvp(v), slope @ v)

@@ -1,0 +1,122 @@
+"""A function and its derivatives, written down as a graph of ATen operations."""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._decomp import get_decompositions
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+aten = torch.ops.aten
+
+# Derivatives that are a product with something known before v or u is: such factors are merged.
+_SCALINGS: Any = get_decompositions(
+    [
+        aten.native_batch_norm_backward,
+        aten.tanh_backward,
+        aten.sigmoid_backward,
+        aten.silu_backward,
+        aten.gelu_backward,
+    ]
+)
+_SIZE_MATTERS = "its operations depend on the size of the batch"
+
+
+class UntraceableError(Exception):
+    """The function is not a fixed sequence of tensor operations; the message says why."""
+
+
+def traced(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor]
+) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
+    """The graph of ``(x, *others, v, u) → f(x, *others), Jv, Jᵀu``, and these three."""
+    recorder = _Recorder(inputs)
+    x, *others, v, u = inputs
+    # Fused attention kernels cannot be differentiated twice; the plain one can.
+    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), recorder:
+        x, u = x.detach().requires_grad_(), u.detach().requires_grad_()
+        y = function(x, *others)
+        (Jtu,) = torch.autograd.grad(y, x, u, create_graph=True, materialize_grads=True)
+        (Jv,) = torch.autograd.grad(Jtu, u, v, materialize_grads=True)
+    return recorder.module((y, Jv, Jtu)), (y.detach(), Jv, Jtu.detach())
+
+
+def generalise(module: fx.GraphModule, other: fx.GraphModule) -> None:
+    """Make the graph for two samples one for any number, by comparing it to that for three."""
+    graph = module.graph
+    for each in (graph, other.graph):
+        each.eliminate_dead_code()
+    for (name, a), (_, b) in zip(module.named_buffers(), other.named_buffers(), strict=True):
+        if a.shape != b.shape or not torch.equal(a, b):
+            raise UntraceableError(f"{name} depends on the size of the batch")
+    pairs = list(zip(graph.nodes, other.graph.nodes, strict=True))
+    counterpart: dict[Any, Any] = {theirs: ours for ours, theirs in pairs}
+    with graph.inserting_after(pairs[0][0]):
+        size = graph.call_function(aten.sym_size.int, (pairs[0][0], 0))
+    for ours, theirs in pairs:
+        if ours.target != theirs.target:
+            raise UntraceableError(_SIZE_MATTERS)
+        mine, form = tree_flatten((ours.args, ours.kwargs))
+        for index, three in enumerate(tree_flatten((theirs.args, theirs.kwargs))[0]):
+            two, three = mine[index], counterpart.get(three, three)
+            if type(two) is int and type(three) is int and two != three:
+                with graph.inserting_before(ours):
+                    multiple = graph.call_function(operator.mul, (size, three - two))
+                    offset = 3 * two - 2 * three
+                    mine[index] = graph.call_function(operator.add, (multiple, offset))
+            elif two != three:
+                raise UntraceableError(_SIZE_MATTERS)
+        ours.args, ours.kwargs = tree_unflatten(mine, form)
+        if "layout" in ours.meta:
+            ours.meta["layout"] = ours.meta["layout"], theirs.meta["layout"]
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes down the ATen operations that run, those of autograd included, as an FX graph."""
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.root, self.graph = torch.nn.Module(), fx.Graph()
+        # By identity; the tensors are held, so that no other can take their place.
+        self.nodes: dict[int, tuple[fx.Node, Tensor]] = {}
+        for index, tensor in enumerate(inputs):
+            self._remember(self.graph.placeholder(f"input_{index}"), tensor)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _SCALINGS:
+            with self:
+                return _SCALINGS[func](*args, **kwargs)
+        result = func(*args, **kwargs)
+        arguments = tree_map_only(Tensor, self._node, (args, kwargs))
+        node = self.graph.call_function(func, *arguments)
+        if isinstance(result, Tensor):
+            self._remember(node, result)
+        elif isinstance(result, tuple | list):
+            for index, part in enumerate(result):
+                if isinstance(part, Tensor):
+                    self._remember(self.graph.call_function(operator.getitem, (node, index)), part)
+        elif result is not None:
+            raise UntraceableError(f"{func} hands values of tensors to Python")
+        return result
+
+    def module(self, outputs: tuple[Tensor, ...]) -> fx.GraphModule:
+        self.graph.output(tuple(self._node(tensor) for tensor in outputs))
+        return fx.GraphModule(self.root, self.graph)
+
+    def _remember(self, node: fx.Node, tensor: Tensor) -> None:
+        node.meta["layout"] = tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+        self.nodes[id(tensor)] = node, tensor
+
+    def _node(self, tensor: Tensor) -> fx.Node:
+        if id(tensor) not in self.nodes:  # a constant of the function
+            name = f"constant_{len(self.nodes)}"
+            self.root.register_buffer(name, tensor.detach())
+            self._remember(self.graph.get_attr(name), tensor)
+        return self.nodes[id(tensor)][0]
