@@ -14,8 +14,8 @@ from torch import Tensor
 from .maps import Map
 from .products import (
     MAX_BLOCK,
-    LastLinearization,
     Linearization,
+    RecentLinearizations,
     TracedLinearization,
     linearize,
 )
@@ -53,10 +53,10 @@ class JacobianOperator(LinearOperator):
         event_shape: torch.Size,
         num_outputs: int,
         transposed: bool = False,
-        memory: LastLinearization | None = None,
+        memory: RecentLinearizations | None = None,
         **tensors: Tensor,
     ) -> None:
-        memory = memory or LastLinearization()
+        memory = memory or RecentLinearizations()
         super().__init__(
             *((x,) if noise is None else (x, noise)),
             fn=fn,

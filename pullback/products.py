@@ -1,6 +1,7 @@
 """J v and Jᵀ u of a function at a base point; the primal work is done once."""
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -187,17 +188,16 @@ def _layout_of(tensor: Tensor) -> tuple:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
-class LastLinearization:
-    """Remembers the latest linearisation, as long as the tensors it was made from stay as they are.
+class RecentLinearizations:
+    """Remembers the latest linearisations, as long as what they were made from stays as it is.
 
     linear_operator makes an operator anew for each product, so what has to outlive a product
-    travels beside the tensors as a keyword argument: this object. A copy or a pickle starts empty.
+    travels beside the tensors as a keyword argument: this object. Two are remembered, for a batch
+    and for those of its samples that a solver still works on. A copy or a pickle starts empty.
     """
 
     def __init__(self) -> None:
-        self._states: list[tuple[int, int]] = []
-        self._tensors: Sequence[Tensor] = ()
-        self._value: Linearization | TracedLinearization | None = None
+        self._entries: list[_Entry] = []
 
     def get(
         self,
@@ -206,21 +206,30 @@ class LastLinearization:
     ) -> Linearization | TracedLinearization:
         """The remembered linearisation if it was made from these tensors, else ``make()``."""
         states = [_state_of(t) for t in tensors]
-        if self._value is None or states != self._states or not self._holds(tensors):
-            self._value = make()
-            # Held, so that their memory is not given to other tensors.
-            self._states, self._tensors = states, tensors
-        return self._value
+        for entry in self._entries:
+            if entry.states == states and entry.holds(tensors):
+                return entry.value
+        del self._entries[: len(self._entries) - 1]
+        self._entries.append(_Entry(states, tensors, make()))
+        return self._entries[-1].value
 
-    def _holds(self, tensors: Sequence[Tensor]) -> bool:
+    def __reduce__(self) -> tuple:
+        return RecentLinearizations, ()
+
+    def __deepcopy__(self, memo: dict) -> "RecentLinearizations":
+        return RecentLinearizations()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    states: list[tuple[int, int]]
+    # Held, so that their memory is not given to other tensors.
+    tensors: Sequence[Tensor]
+    value: Linearization | TracedLinearization
+
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these are views of the same numbers as those held, if they start together."""
         return all(
             a is b or _layout_of(a) == _layout_of(b)
-            for a, b in zip(tensors, self._tensors, strict=True)
+            for a, b in zip(tensors, self.tensors, strict=True)
         )
-
-    def __reduce__(self) -> tuple:
-        return LastLinearization, ()
-
-    def __deepcopy__(self, memo: dict) -> "LastLinearization":
-        return LastLinearization()

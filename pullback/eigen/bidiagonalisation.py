@@ -5,7 +5,10 @@ approximation using the Lanczos bidiagonalization process" (2000); restarted aft
 Reichel, "Augmented implicitly restarted Lanczos bidiagonalization methods" (2005).
 """
 
+import copy
+
 import torch
+from linear_operator import LinearOperator
 from torch import Tensor
 
 from ..checks import require_finite
@@ -135,6 +138,16 @@ class Bidiagonalisation:
         """Stop the samples that are finished: further vectors are zero, F and C stay."""
         self.active = self.active & ~finished
 
+    def select(self, samples: Tensor) -> "Bidiagonalisation":
+        """The factorisations of some samples (indices), to go on with or to read."""
+        chosen = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor | LinearOperator):
+                setattr(chosen, name, value[samples])
+        chosen.blocks = [block[samples] for block in self.blocks]
+        chosen.small, chosen.streams = self.small.select(samples), self.streams.select(samples)
+        return chosen
+
     def restart(self, count: int, renewed: Tensor) -> None:
         """Keep the leading ``count`` Ritz vectors, which costs no product.
 
@@ -235,6 +248,14 @@ class SmallSide:
         self.weight, self.dtype = metric.weight, metric.dtype
         self.basis = torch.empty(batch, 0, size, dtype=torch.float64, device=metric.device)
         self.weighted = self.basis
+
+    def select(self, samples: Tensor) -> "SmallSide":
+        """The bases of some samples (indices)."""
+        chosen = copy.copy(self)
+        chosen.weight = None if self.weight is None else self.weight[samples]
+        chosen.basis = self.basis[samples]
+        chosen.weighted = chosen.basis if self.weight is None else self.weighted[samples]
+        return chosen
 
     def weigh(self, columns: Tensor) -> Tensor:
         """M times columns ``(B, M, C)``."""

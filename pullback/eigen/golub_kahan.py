@@ -8,7 +8,7 @@ from torch import Tensor
 from ..operators import PullbackMetric
 from ..probes import SampleStreams
 from .bidiagonalisation import Bidiagonalisation
-from .records import Run, Spectrum
+from .records import Run, Spectrum, gathered
 
 StoppingRule = Callable[[Spectrum], Tensor]
 
@@ -63,6 +63,7 @@ def golub_kahan(
     most = max_steps or (2 if capacity == limit else 10) * limit
     process = Bidiagonalisation(metric, streams, width)
     found = torch.full_like(process.small.basis[:, 0, :1], torch.inf)
+    samples, parts = torch.arange(metric.shape[0], device=metric.device), []
     next_check = min(-(-(k + 1) // width), most)
     for step in range(most + 1):
         size = process.H.shape[-1]
@@ -82,8 +83,17 @@ def golub_kahan(
                 process.restart(k + (capacity - k) // 2, accurate & process.active)
         if step == most or not process.active.any():
             break
+        if 2 * process.active.sum() <= len(samples):
+            # Products for the rest alone are cheaper.
+            done, rest = (~process.active).nonzero()[:, 0], process.active.nonzero()[:, 0]
+            parts.append((samples[done], _outcome(process.select(done), k)))
+            process, samples, found = process.select(rest), samples[rest], found[rest]
         process.complete_step()
         process.half_step()
+    return gathered([*parts, (samples, _outcome(process, k))])
+
+
+def _outcome(process: Bidiagonalisation, k: int) -> Run:
     candidates, small_side = process.vectors(k)
     return Run(
         candidates=candidates,

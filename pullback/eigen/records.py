@@ -125,6 +125,34 @@ class Run:
     n_products: int
 
 
+def gathered(parts: list[tuple[Tensor, Run]]) -> Run:
+    """One run from those of disjoint samples (indices), which together are 0 … B − 1."""
+    runs = [run for _, run in parts]
+    if len(runs) == 1:
+        return runs[0]
+    order = torch.cat([samples for samples, _ in parts]).argsort()
+
+    def joined(tensors: list[Any]) -> Any:
+        if tensors[0] is None:
+            return None
+        if tensors[0].ndim > 1:  # more values are known of samples that took more steps
+            width = max(tensor.shape[-1] for tensor in tensors)
+            tensors = [torch.nn.functional.pad(t, (0, width - t.shape[-1])) for t in tensors]
+        return torch.cat(tensors)[order]
+
+    def fields(records: list[Any]) -> dict[str, Any]:
+        return {name: joined([getattr(r, name) for r in records]) for name in vars(records[0])}
+
+    return Run(
+        candidates=Candidates(**fields([run.candidates for run in runs])),
+        spectrum=Spectrum(**fields([run.spectrum for run in runs])),
+        small_side=joined([run.small_side for run in runs]),
+        iterations=joined([run.iterations for run in runs]),
+        finished=joined([run.finished for run in runs]),
+        n_products=max(run.n_products for run in runs),
+    )
+
+
 Record = TypeVar("Record", EigenPairs, Spectrum)
 
 
