@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from jsonargparse import auto_cli
 
+from .benchmark import benchmark
 from .digits import digits
 from .train import train
 
-STUDIES: list[Callable[..., None]] = [digits, train]
+STUDIES: list[Callable[..., None]] = [benchmark, digits, train]
 
 
 def main() -> int:

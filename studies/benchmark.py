@@ -1,0 +1,110 @@
+"""Cost and accuracy of our methods beside the others', on the paper's convolutional encoder."""
+
+import copy
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import pullback as pb
+from models import datasets, training
+from models.vae import VAE, ConvVAE
+
+from . import report, scaling
+from .comparison import EXACT, K, compare, dense, encoder_of, methods, truth
+from .scaling import BATCH
+from .targets import targets
+from .timing import clock, machine
+
+BATCHES, EPOCHS = 8, 15
+QUICK_BATCHES, QUICK_EPOCHS = 2, 2
+MANY = 19_962  # images scored on a GPU: as many as CelebA's test set has
+GPU_BATCH = 256
+MATRIX = 8192  # rows of the matrix product that tells a device's float32 rate
+
+
+def benchmark(
+    device: str = "cpu",
+    out: str = "studies/benchmark",
+    checkpoint: str | None = None,
+    quick: bool = False,
+    seed: int = 0,
+) -> None:
+    """Measure our methods and others on an encoder trained on photographs; write table and plots.
+
+    Args:
+        device: cpu, or cuda.
+        out: folder for table.md, accuracy.png and scaling.png.
+        checkpoint: take the VAE of this file, from ``train --dataset photos``, and do not train.
+        quick: train less, measure two batches, leave out slow methods and other images' sizes.
+        seed: of training and of the choice of images.
+    """
+    folder, where = Path(out), torch.device(device)
+    folder.mkdir(parents=True, exist_ok=True)
+    split = datasets.load("photos")
+    vae, origin = _vae(split.train, checkpoint, QUICK_EPOCHS if quick else EPOCHS, seed)
+    with torch.no_grad():
+        error = (vae.decode(vae.encode(split.test)[0]) - split.test).square().mean().item()
+    vae = vae.to(where).requires_grad_(False)
+    order = torch.randperm(len(split.test), generator=torch.Generator().manual_seed(seed))
+    test = split.test[order].to(where)
+    batches = list(test.split(BATCH)[: QUICK_BATCHES if quick else BATCHES])
+
+    double = copy.deepcopy(vae).double()
+    exact = [truth(double, x) for x in batches[:EXACT]]
+    rows = compare(methods(vae, quick), vae, batches, exact)
+    if not quick:
+        rows.append(dense(vae, batches[0]))
+    parts = scaling.cost_of_parts(vae, batches, K)
+    needed = scaling.memory(vae, batches[0], K, quick)
+    points = scaling.cost_points(vae, split.train, test, seed, quick)
+
+    ranks = torch.cat([found.entropy for found in exact if found.entropy is not None]).exp()
+    facts = {
+        "machine": machine(where),
+        "encoder": f"{origin}; {math.prod(vae.event_shape)} pixels to "
+        f"2 × {vae.config['latent']} outputs; mean squared error of held-out reconstructions "
+        f"{error:.4f}; effective rank of G {ranks.mean():.1f} on average, "
+        f"{ranks.min():.1f} to {ranks.max():.1f}",
+        "images": f"{len(batches)} batches of {BATCH} held-out crops, float32, k = {K}",
+        "one forward": f"{1e3 * parts.forward:.1f} ms (1 FE: the median of plain forwards of a "
+        "batch, without gradients, run in between)",
+    }
+    if where.type == "cuda":
+        facts["throughput"] = throughput(vae, test, MANY)
+    text = report.table(facts, rows, targets(rows, parts, needed), parts, needed, points)
+    (folder / "table.md").write_text(text)
+    report.draw_accuracy(rows, folder / "accuracy.png")
+    report.draw_scaling(points, folder / "scaling.png")
+    print(text)
+
+
+def _vae(images: Tensor, checkpoint: str | None, epochs: int, seed: int) -> tuple[VAE, str]:
+    if checkpoint is not None:
+        vae = training.load(Path(checkpoint))
+        return vae, f"{type(vae).__name__} of a checkpoint"
+    vae = training.train(images, ConvVAE, epochs=epochs, seed=seed)
+    return vae, f"ConvVAE trained for {epochs} epochs on {len(images)} crops of photographs"
+
+
+def throughput(vae: VAE, images: Tensor, count: int) -> str:
+    """Seconds for so many images, and the share of the device's rate of matrix products."""
+    encoder = encoder_of(vae)
+    batch = images[torch.arange(GPU_BATCH) % len(images)]
+    pb.score(encoder, batch, K)  # sets up
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        vae.encode(batch)
+    runs = -(-count // GPU_BATCH)
+    seconds, scores = clock(lambda: [pb.score(encoder, batch, K) for _ in range(runs)])
+    flops = counter.get_total_flops() * sum(s.n_products for s in scores)
+    a = torch.randn(MATRIX, MATRIX, device=images.device)
+    clock(lambda: a @ a)
+    peak = 2 * MATRIX**3 / clock(lambda: a @ a)[0]
+    return (
+        f"{runs * GPU_BATCH} images (crops repeated, batches of {GPU_BATCH}) in {seconds:.1f} s; "
+        f"their products are {flops / seconds / 1e12:.1f} TFLOP/s, {flops / seconds / peak:.0%} of "
+        "what a large float32 matrix product reaches"
+    )

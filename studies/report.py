@@ -1,0 +1,246 @@
+"""The benchmark's table and plots."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
+from matplotlib.ticker import NullLocator, StrMethodFormatter
+from matplotlib.transforms import Bbox
+
+from .comparison import EXACT, Row
+from .scaling import BATCH, TOLERANCE, Memory, Parts, Point
+from .targets import Target
+
+OURS, OTHERS = "tab:red", "0.35"
+# Where a marker's label may go, in points from it.
+OFFSETS = [(7, 0), (-7, 0), (0, 9), (0, -9)] + [
+    (x, y) for y in (9, -9, 17, -17, 25, -25, 33, -33, 41, -41) for x in (7, -7)
+]
+ERRORS = (
+    ("values", "relative error of the five\nleading eigenvalues"),
+    ("trace", "relative error of the trace"),
+    ("entropy", "error of the entropy [nat]"),
+)
+AXES = (
+    ("N", "pixels N"),
+    ("d", "latent dimension d"),
+    ("B", "batch size B"),
+    ("k", "eigenpairs k"),
+)
+
+_ABOUT_METHODS = (
+    f"Costs are for a batch of {BATCH}, in forward-equivalents (FE): of the median batch, and the "
+    "mean, which has its share of the set-up in the first batch. The third column of costs "
+    "compares means with the complete score's. Errors are the largest of any image of the first "
+    f"{EXACT} batches, against float64 with J written down: relative for the five leading "
+    "eigenvalues and the trace, in nats for the entropy of the spectrum normalised to trace 1. "
+    "Products are with J or Jᵀ, for an image. `score` gives eigenpairs, trace and entropies, "
+    "`eigsh` eigenpairs and residuals. SciPy and curvlinops work image by image; their products "
+    "are by autograd unless they are ours."
+)
+_METHOD_COLUMNS = ["method", "measured on", "median FE", "mean FE", "× score"]
+_METHOD_COLUMNS += ["eigenvalues", "trace", "entropy", "products"]
+_POINT_COLUMNS = ["varied", "at", "FE measured", "FE predicted", "deviation", "products"]
+
+
+def table(
+    facts: dict[str, str],
+    rows: Sequence[Row],
+    targets: Sequence[Target],
+    parts: Parts,
+    needed: Memory,
+    points: Sequence[Point],
+) -> str:
+    """Everything measured, as Markdown."""
+    own = next(row.mean for row in rows if row.name == "score") or math.nan
+    sections = [
+        "# Benchmark",
+        "Written by `python -m studies benchmark`.",
+        "\n".join(f"- {name}: {fact}" for name, fact in facts.items()),
+        "## Methods",
+        _ABOUT_METHODS,
+        _grid(_METHOD_COLUMNS, [_cells(row, own) for row in rows]),
+        "## Targets",
+        _grid(
+            ["target", "limit", "measured", ""],
+            [[t.name, t.limit, t.measured or "–", _verdict(t.met)] for t in targets],
+        ),
+        _parts(parts),
+        "## Memory",
+        _memory(needed),
+        "## Cost against N, d, B and k",
+        _points(points),
+        _grid(_POINT_COLUMNS, [_point_cells(point) for point in points]),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _verdict(met: bool | None) -> str:
+    return "not measured" if met is None else "met" if met else "missed"
+
+
+def _cells(row: Row, own: float) -> list[str]:
+    name = f"**{row.name}**" if row.ours else row.name
+    ratio = None if row.mean is None else row.mean / own
+    costs = [_number(cost) for cost in (row.median, row.mean, ratio)]
+    errors = ["–" if e is None else f"{e:.0e}" for e in (row.values, row.trace, row.entropy)]
+    products = "–" if row.products is None else f"{row.products:.0f}"
+    return [name, row.sample, *costs, *errors, products]
+
+
+def _point_cells(point: Point) -> list[str]:
+    costs = [f"{cost:.1f}" for cost in (point.measured, point.predicted)]
+    counted = f"{point.counted:.0f}"
+    return [point.axis, f"{point.setting}", *costs, f"{point.deviation:+.0%}", counted]
+
+
+def _number(value: float | None) -> str:
+    """Three figures or so."""
+    if value is None:
+        return "–"
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}".replace(",", " ")
+
+
+def _grid(head: list[str], lines: list[list[str]]) -> str:
+    rule = ["---"] * len(head)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
+
+
+def _parts(parts: Parts) -> str:
+    return (
+        f"Medians without set-up: a score {parts.score:.1f} FE and {parts.counted:.0f} products; "
+        f"J v {parts.jvp:.2f} FE, Jᵀ u {parts.vjp:.2f} FE, a new batch's primal work "
+        f"{parts.primal:.2f} FE. The solver's own arithmetic is what products and primal work "
+        "leave of a score."
+    )
+
+
+def _memory(needed: Memory) -> str:
+    text = (
+        f"The largest tensor of a complete score has {needed.largest} numbers; the larger of the "
+        f"forward's largest activation and B·N·(k + 4) is {needed.bound}."
+    )
+    beyond = needed.beyond_forward
+    if beyond is None or needed.forward is None:
+        return text
+    shape = "×".join(map(str, needed.event))
+    return (
+        f"{text}\n\nOne image of {shape} has N = {math.prod(needed.event)}. With untrained "
+        f"weights, {needed.outputs} outputs and a batch of {needed.batch}, a process that runs a "
+        f"forward peaks at {needed.forward / 2**30:.2f} GiB of resident memory; one that runs a "
+        f"forward and a complete score, at {beyond / 2**30:.2f} GiB more."
+    )
+
+
+def _points(points: Sequence[Point]) -> str:
+    near = [abs(p.deviation) <= TOLERANCE for p in points]
+    return (
+        "One is varied at a time; the last column counts the products of a score. Predicted: "
+        "`pullback.eigen.expected_products` times the measured mean cost of J v and Jᵀ u. "
+        "Set-up is left out. Where N or d differ, another encoder was trained, briefly. "
+        f"{sum(near)} of {len(near)} points ({sum(near) / len(near):.0%}) are within "
+        f"{TOLERANCE:.0%} of the prediction."
+    )
+
+
+def draw_accuracy(rows: Sequence[Row], path: Path) -> None:
+    """Error against cost, one labelled marker for each method."""
+    figure, panels = plt.subplots(3, 1, figsize=(9, 13), sharex=True, layout="constrained")
+    shown = {name: [row for row in rows if row.mean and getattr(row, name)] for name, _ in ERRORS}
+    for axis, (name, label) in zip(panels, ERRORS, strict=True):
+        axis.set(xscale="log", yscale="log", ylabel=label)
+        axis.grid(color="0.93")
+        axis.set_axisbelow(True)
+        _scatter(axis, shown[name], name)
+    costs = [row.mean for row in rows if row.mean]
+    panels[-1].set(
+        xlim=(min(costs) / 2, max(costs) * 4),
+        xlabel=f"cost of a batch of {BATCH}, with its share of the set-up [forward-equivalents]",
+    )
+    figure.suptitle("Cost and accuracy: ours in red, the best trade-offs joined")
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # names must stay where they were found to fit
+    for axis, (name, _) in zip(panels, ERRORS, strict=True):
+        _label(axis, shown[name], name)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _scatter(axis: Axes, rows: Sequence[Row], name: str) -> None:
+    points = sorted((row.mean or 0.0, getattr(row, name), row.ours) for row in rows)
+    errors = [error for _, error, _ in points]
+    before = [math.inf, *np.minimum.accumulate(errors)]
+    front = [(c, e) for (c, e, _), least in zip(points, before, strict=False) if e < least]
+    axis.step(*zip(*front, strict=True), where="post", color="0.75", zorder=1)
+    for cost, error, ours in points:
+        color, marker = (OURS, "o") if ours else (OTHERS, "s")
+        axis.scatter(cost, error, color=color, marker=marker, s=38, zorder=3)
+    axis.set_ylim(min(errors) / 8, max(errors) * 8)
+
+
+def _label(axis: Axes, rows: Sequence[Row], name: str) -> None:
+    """Write each method beside its marker, where that covers no other name and no marker."""
+    points = [(row.mean or 0.0, getattr(row, name)) for row in rows]
+    places = axis.transData.transform(points)
+    taken = [Bbox.from_extents(*(place - 5), *(place + 5)) for place in places]
+    for row, point in zip(rows, points, strict=True):
+        for x, y in OFFSETS:
+            text = axis.annotate(
+                row.name,
+                point,
+                (x, y),
+                textcoords="offset points",
+                ha="left" if x > 0 else "right" if x < 0 else "center",
+                va="center",
+                fontsize=8,
+                color=OURS if row.ours else OTHERS,
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
+                zorder=4,
+                arrowprops={"arrowstyle": "-", "color": "0.6", "lw": 0.5} if abs(y) > 9 else None,
+            )
+            text.update_positions(axis.figure.canvas.get_renderer())  # type: ignore[attr-defined]
+            box = Text.get_window_extent(text)
+            within = all(axis.bbox.contains(*corner) for corner in (box.min, box.max))
+            if within and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+def draw_scaling(points: Sequence[Point], path: Path) -> None:
+    """A complete score's cost, measured and predicted, against each of N, d, B and k."""
+    figure, panels = plt.subplots(2, 2, figsize=(9, 7), sharey=True, layout="constrained")
+    for axis, (name, label) in zip(panels.flat, AXES, strict=True):
+        own = [p for p in points if p.axis == name]
+        settings = [p.setting for p in own]
+        axis.plot(settings, [p.predicted for p in own], "s--", color=OTHERS, label="predicted")
+        axis.plot(settings, [p.measured for p in own], "o-", color=OURS, label="measured")
+        for p in own:
+            above = 9 if p.deviation >= 0 else -10
+            axis.annotate(
+                f"{p.deviation:+.0%}",
+                (p.setting, p.measured),
+                (0, above),
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color=OURS,
+            )
+        axis.set(xscale="log", yscale="log", xlabel=label)
+        axis.set_xticks(settings, [f"{setting}" for setting in settings])
+        axis.xaxis.set_minor_locator(NullLocator())
+        for formatted in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            formatted(StrMethodFormatter("{x:g}"))
+        axis.tick_params(axis="y", which="minor", labelsize=7)
+        axis.margins(x=0.12, y=0.15)
+    for axis in panels[:, 0]:
+        axis.set_ylabel("complete score [forward-equivalents]")
+    panels[0, 0].legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,210 @@
+"""What a complete score costs and needs against N, d, B and k."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import pullback as pb
+from models import training
+from models.vae import VAE, ConvVAE
+from pullback.eigen import expected_products
+
+from .comparison import K, encoder_of
+from .timing import clock, in_new_process, largest_tensor, peak_memory, timed
+
+SIDES, LATENTS, BATCHES, RANKS = (32, 64, 128), (32, 64, 128, 256), (1, 8, 32, 64), (1, 5, 10, 20)
+BATCH = 32
+REPEATS = 3
+# Brief training of the encoders of other sizes: images and passes over them.
+IMAGES, EPOCHS = 768, 4
+TOLERANCE = 0.25
+# Memory: 3×256×256 pixels, 2d = 2 048.
+LARGE, LARGE_LATENT, LARGE_BATCH = (3, 256, 256), 1024, 2
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the parts of a score cost for a batch, in forward-equivalents.
+
+    Attributes:
+        jvp, vjp: one column of J v and of Jᵀ u.
+        primal: what a new batch costs before its first product.
+        score: a complete score.
+        counted: products that the score took.
+        forward: seconds of one forward.
+    """
+
+    jvp: float
+    vjp: float
+    primal: float
+    score: float
+    counted: float
+    forward: float
+
+    @property
+    def mean(self) -> float:
+        """A product, as many J v as Jᵀ u."""
+        return (self.jvp + self.vjp) / 2
+
+    @property
+    def own_share(self) -> float:
+        """The part of a score's time that is neither products nor primal work."""
+        return 1 - (self.counted * self.mean + self.primal) / self.score
+
+
+def cost_of_parts(vae: VAE, batches: list[Tensor], k: int) -> Parts:
+    """Products and score measured in turn on each batch; medians. Set-up is left out."""
+    encoder = encoder_of(vae)
+    pb.score(encoder, batches[0], k)  # sets up
+    names = ("jvp", "vjp", "primal", "score")
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+
+    def forward(x: Tensor) -> Callable[[], Any]:
+        return torch.no_grad()(lambda: vae.encode(x))
+
+    times, counted = [], []
+    for x in batches:
+        v = torch.randn(*x.flatten(1).shape, 1).to(x)
+        u = torch.randn(len(x), 2 * vae.config["latent"], 1).to(x)
+        with torch.no_grad():
+            J = pb.jacobian(encoder, x)
+            first, _ = clock(partial(J.matmul, v))
+            measured = {
+                "jvp": timed(J.matmul, [v] * REPEATS, forward(x)),
+                "vjp": timed(J.mT.matmul, [u] * REPEATS, forward(x)),
+            }
+        for name, result in measured.items():
+            times.append(result.forward)
+            seconds[name].append(statistics.median(result.seconds))
+        seconds["primal"].append(first - seconds["jvp"][-1])
+        result = timed(lambda x: pb.score(encoder, x, k), [x], forward(x))
+        times.append(result.forward)
+        seconds["score"] += result.seconds
+        counted.append(result.results[0].n_products)
+    one = statistics.median(times)
+    medians = {name: statistics.median(seconds[name]) / one for name in names}
+    return Parts(**medians, counted=statistics.fmean(counted), forward=one)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A score's cost at one setting.
+
+    Attributes:
+        axis, setting: what is varied, and its value here.
+        measured: forward-equivalents of a complete score.
+        predicted: products of the cost model times the mean cost of a product.
+        counted: products that the score took.
+    """
+
+    axis: str
+    setting: int
+    measured: float
+    predicted: float
+    counted: float
+
+    @property
+    def deviation(self) -> float:
+        """Measured over predicted, less 1."""
+        return self.measured / self.predicted - 1
+
+
+def cost_points(vae: VAE, train: Tensor, test: Tensor, seed: int, quick: bool) -> list[Point]:
+    """One of N, d, B and k varied at a time, on briefly trained encoders where N or d differ."""
+    batches = list(test.split(BATCH)[:REPEATS])
+    pixels, latent = test[0].numel(), vae.config["latent"]
+    own = {"N": pixels, "d": latent, "B": BATCH, "k": K}
+    base = _point(vae, batches, K)
+    points = [replace(base, axis=axis, setting=setting) for axis, setting in own.items()]
+    for size in set(BATCHES) - {BATCH}:
+        parts = list(test[: REPEATS * size].split(size))
+        points.append(_point(vae, parts, K, "B", size))
+    points += [_point(vae, batches, k, "k", k) for k in RANKS if k != K]
+    if not quick:
+        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+        few = train[chosen[:IMAGES]]
+        for side in set(SIDES) - {test.shape[-1]}:
+            x = [resized(batch, side) for batch in batches]
+            other = _trained(vae, resized(few, side), latent, seed)
+            points.append(_point(other, x, K, "N", x[0][0].numel()))
+        for size in set(LATENTS) - {latent}:
+            points.append(_point(_trained(vae, few, size, seed), batches, K, "d", size))
+    return sorted(points, key=lambda point: (list(own).index(point.axis), point.setting))
+
+
+def _point(vae: VAE, batches: list[Tensor], k: int, axis: str = "", setting: int = 0) -> Point:
+    parts = cost_of_parts(vae, batches, k)
+    costs = expected_products(2 * vae.config["latent"], batches[0][0].numel(), k)
+    expected = min(costs["dual"], costs["golub-kahan"])  # what "auto" chooses between
+    return Point(axis, setting, parts.score, expected * parts.mean, parts.counted)
+
+
+def _trained(like: VAE, images: Tensor, latent: int, seed: int) -> VAE:
+    """Briefly, with the convolutions of another."""
+    vae = training.train(
+        images, ConvVAE, epochs=EPOCHS, seed=seed, filters=like.config["filters"], latent=latent
+    )
+    return vae.to(next(like.parameters()).device).requires_grad_(False)
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """Square images of another size."""
+    return nn.functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a complete score needs.
+
+    Attributes:
+        largest: numbers in its largest tensor.
+        bound: max(the largest activation of a forward, B·N·(k + 4)).
+        event, batch, outputs: shape of a large image, how many there are, and 2d for them.
+        forward, score: bytes of peak resident memory with one forward of large images, and with
+            one and a score; None where it was not measured.
+    """
+
+    largest: int
+    bound: int
+    event: tuple[int, ...] = LARGE
+    batch: int = LARGE_BATCH
+    outputs: int = 2 * LARGE_LATENT
+    forward: int | None = None
+    score: int | None = None
+
+    @property
+    def beyond_forward(self) -> int | None:
+        """Bytes that the score adds."""
+        return None if self.forward is None or self.score is None else self.score - self.forward
+
+
+def memory(vae: VAE, x: Tensor, k: int, quick: bool) -> Memory:
+    """Largest tensor of a score of x, and peak memory for images of 256×256 pixels."""
+    encoder = encoder_of(vae)
+    pb.score(encoder, x, k)  # sets up
+    activation = largest_tensor(torch.no_grad()(lambda: vae.encode(x)))
+    needed = Memory(
+        largest=largest_tensor(lambda: pb.score(encoder, x, k)),
+        bound=max(activation, x.numel() * (k + 4)),
+    )
+    if quick:
+        return needed
+    forward, score = (in_new_process(peak_of_large, k, scored) for scored in (False, True))
+    return replace(needed, forward=forward, score=score)
+
+
+def peak_of_large(k: int, scored: bool) -> int:
+    """Peak memory of a process that encodes, and may score, large images; untrained weights."""
+    torch.manual_seed(0)
+    vae = ConvVAE(LARGE, latent=LARGE_LATENT).eval()
+    x = torch.rand(LARGE_BATCH, *LARGE)
+    with torch.no_grad():
+        vae.encode(x)
+    if scored:
+        pb.score(encoder_of(vae), x, k)
+    return peak_memory()
