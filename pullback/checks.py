@@ -23,6 +23,8 @@ def require_finite(values: Tensor, problem: str, first: int = 0) -> None:
 
     Samples are counted from ``first``.
     """
+    if values.detach().sum().isfinite():  # a look at every value takes longer
+        return
     bad = (~values.detach().flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
     if bad:
         shown = ", ".join(str(first + i) for i in bad[:10]) + (", …" if len(bad) > 10 else "")

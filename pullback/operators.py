@@ -14,9 +14,9 @@ from torch import Tensor
 from .maps import Map
 from .products import (
     MAX_BLOCK,
+    AnyLinearization,
     Linearization,
     RecentLinearizations,
-    TracedLinearization,
     linearize,
 )
 
@@ -83,22 +83,39 @@ class JacobianOperator(LinearOperator):
         return self.__class__(*args, **self._kwargs)
 
     def _matmul(self, rhs: Tensor) -> Tensor:
+        return self._product(rhs, self.transposed)
+
+    def _t_matmul(self, rhs: Tensor) -> Tensor:
+        return self._product(rhs, not self.transposed)
+
+    def _product(self, rhs: Tensor, transposed: bool) -> Tensor:
         if rhs.ndim == 1:
-            return self._matmul(rhs.unsqueeze(-1)).squeeze(-1)
+            return self._product(rhs.unsqueeze(-1), transposed).squeeze(-1)
         linearization = self._linearization()
-        product = linearization.vjp if self.transposed else linearization.jvp
+        product = linearization.vjp if transposed else linearization.jvp
         return _with_batch_as_columns(product, rhs, self.batch_shape)
 
-    def _linearization(self) -> Linearization | TracedLinearization:
+    def _getitem(self, row_index: Any, col_index: Any, *batch_indices: Any) -> LinearOperator:
+        chosen = super()._getitem(row_index, col_index, *batch_indices)
+        index = batch_indices[0] if len(batch_indices) == 1 else None
+        if isinstance(chosen, JacobianOperator) and isinstance(index, slice | Tensor):
+            self.memory.restrict(self._sources(), chosen._sources(), index)
+        return chosen
+
+    def _sources(self) -> list[Tensor]:
+        """All tensors that a linearisation depends on."""
+        return [*self._args, *self.tensors.values(), *self.fn.constants()]
+
+    def _linearization(self) -> AnyLinearization:
         flat = self.x.reshape(-1, self.x.shape[-1])
         noise = [] if self.noise is None else [self.noise.reshape(len(flat), -1)]
         inputs = [*self.tensors.values(), *noise]
         if torch.is_grad_enabled() and any(t.requires_grad for t in (self.x, *inputs)):
             return Linearization(lambda x: self._stacked(x, *inputs), flat, differentiable=True)
-        constants = self.fn.constants()
-        key = self.event_shape, tuple(self.tensors), tuple(t.data_ptr() for t in constants)
+        constants = tuple(t.data_ptr() for t in self.fn.constants())
+        key = self.event_shape, tuple(self.tensors), constants
         return self.memory.get(
-            [*self._args, *self.tensors.values(), *constants],
+            self._sources(),
             lambda: linearize(
                 self._stacked,
                 flat.detach(),
@@ -235,6 +252,8 @@ def _with_batch_as_columns(
     Batch dimensions that the operator does not have are further columns: its primal work is
     not repeated for them.
     """
+    if rhs.shape[:-2] == batch and len(batch) == 1:
+        return product(rhs)
     target = torch.broadcast_shapes(batch, rhs.shape[:-2])
     own = (1,) * (len(target) - len(batch)) + tuple(batch)
     kept = [i for i, size in enumerate(target) if own[i] == size]

@@ -1,14 +1,15 @@
 """J v and Jᵀ u of a function at a base point; the primal work is done once."""
 
+import copy
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .checks import require_finite
-from .tracing import Trace, Traces
+from .memory import Recent
+from .tracing import Saved, Trace, Traces
 
 # Columns are taken together as long as one product's vectors stay under this many numbers:
 # enough to keep two cores busy, and less than one N×N matrix of an image worth the name.
@@ -94,17 +95,30 @@ class Linearization:
 class TracedLinearization:
     """The same from a :class:`~pullback.tracing.Trace`, at about one forward pass a product."""
 
-    def __init__(self, trace: Trace, x: Tensor, inputs: Sequence[Tensor]) -> None:
+    def __init__(
+        self, trace: Trace, x: Tensor, shared: Sequence[Tensor], samplewise: Sequence[Tensor]
+    ) -> None:
         self._trace, self._x = trace, x
-        self.y, self._for_jvp, self._for_vjp = trace.primal(x, *inputs)
+        self.y, *saved = trace.primal(x, shared, samplewise)
+        self._saved: Saved = saved
+
+    def restricted(self, index: slice | Tensor) -> "TracedLinearization | None":
+        """That of some of the samples, without primal work; None if it has to be made anew."""
+        chosen = copy.copy(self)
+        chosen._x, chosen.y = self._x[index], self.y[index]
+        saved = self._trace.restricted(self._saved, index, len(chosen.y) - len(self.y))
+        if saved is None:
+            return None
+        chosen._saved = saved
+        return chosen
 
     def vjp(self, u: Tensor) -> Tensor:
         """Jᵀu: ``(B, M, C) → (B, N, C)``."""
-        return self._columnwise(self._trace.vjp, self._for_vjp, u, self._x)
+        return self._columnwise(self._trace.vjp, self._saved[1], u, self._x)
 
     def jvp(self, v: Tensor) -> Tensor:
         """Jv: ``(B, N, C) → (B, M, C)``."""
-        return self._columnwise(self._trace.jvp, self._for_jvp, v, self.y)
+        return self._columnwise(self._trace.jvp, self._saved[0], v, self.y)
 
     def _columnwise(
         self, part: Callable[..., Tensor], saved: Sequence[Tensor], columns: Tensor, like: Tensor
@@ -120,6 +134,9 @@ class TracedLinearization:
             return _by_blocks(product, columns, width, like)
 
 
+AnyLinearization = Linearization | TracedLinearization
+
+
 def linearize(
     function: Callable[..., Tensor],
     x: Tensor,
@@ -127,7 +144,7 @@ def linearize(
     samplewise: Sequence[Tensor],
     key: Hashable,
     traces: Traces,
-) -> Linearization | TracedLinearization:
+) -> AnyLinearization:
     """The derivative of ``function(x, *shared, *samplewise)`` at x, traced if that can be done.
 
     A trace knows nothing of attributes in Python that the function reads. So the function is also
@@ -145,7 +162,6 @@ def linearize(
         ValueError: ``function`` returned NaN or infinite values.
     """
     with torch.no_grad():
-        inputs = [*shared, *samplewise]
         ends = [0, len(x) - 1]
         few = function(x[ends], *shared, *(t[ends] for t in samplewise))
         layout = [(t.shape, t.dtype, t.device) for t in (x[0], *shared)]
@@ -155,12 +171,12 @@ def linearize(
             )
             if trace is None:
                 break
-            traced = TracedLinearization(trace, x, inputs)
+            traced = TracedLinearization(trace, x, shared, samplewise)
             require_finite(traced.y, _NOT_FINITE)
             if _agree(traced.y[ends], few):
                 return traced
             traces.forget((key, *layout))
-    return Linearization(lambda x: function(x, *inputs), x)
+    return Linearization(lambda x: function(x, *shared, *samplewise), x)
 
 
 def _agree(a: Tensor, b: Tensor) -> bool:
@@ -179,57 +195,41 @@ def _by_blocks(
     return joined.movedim(0, -1).contiguous()
 
 
-def _state_of(tensor: Tensor) -> tuple[int, int]:
-    # Inference tensors do not count their changes.
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
-
-
-def _layout_of(tensor: Tensor) -> tuple:
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
-
-
 class RecentLinearizations:
     """Remembers the latest linearisations, as long as what they were made from stays as it is.
 
     linear_operator makes an operator anew for each product, so what has to outlive a product
-    travels beside the tensors as a keyword argument: this object. Two are remembered, for a batch
-    and for those of its samples that a solver still works on. A copy or a pickle starts empty.
+    travels beside the tensors as a keyword argument: this object. Two are remembered, and two
+    parts, for the samples that a solver still works on. A copy or a pickle starts empty.
     """
 
     def __init__(self) -> None:
-        self._entries: list[_Entry] = []
+        self._whole: Recent[AnyLinearization] = Recent(2)
+        self._parts: Recent[AnyLinearization] = Recent(2)
 
     def get(
-        self,
-        tensors: Sequence[Tensor],
-        make: Callable[[], Linearization | TracedLinearization],
-    ) -> Linearization | TracedLinearization:
+        self, tensors: Sequence[Tensor], make: Callable[[], AnyLinearization]
+    ) -> AnyLinearization:
         """The remembered linearisation if it was made from these tensors, else ``make()``."""
-        states = [_state_of(t) for t in tensors]
-        for entry in self._entries:
-            if entry.states == states and entry.holds(tensors):
-                return entry.value
-        del self._entries[: len(self._entries) - 1]
-        self._entries.append(_Entry(states, tensors, make()))
-        return self._entries[-1].value
+        return self._find(tensors) or self._whole.add(tensors, make())
+
+    def restrict(
+        self, tensors: Sequence[Tensor], some: Sequence[Tensor], index: slice | Tensor
+    ) -> None:
+        """Remember as well the linearisation at ``some`` tensors: the samples at ``index``.
+
+        Nothing happens if that for all samples is not remembered, or not traced.
+        """
+        found = self._find(tensors)
+        part = found.restricted(index) if isinstance(found, TracedLinearization) else None
+        if part is not None:
+            self._parts.add(some, part)
+
+    def _find(self, tensors: Sequence[Tensor]) -> AnyLinearization | None:
+        return self._parts.find(tensors) or self._whole.find(tensors)
 
     def __reduce__(self) -> tuple:
         return RecentLinearizations, ()
 
     def __deepcopy__(self, memo: dict) -> "RecentLinearizations":
         return RecentLinearizations()
-
-
-@dataclass(frozen=True)
-class _Entry:
-    states: list[tuple[int, int]]
-    # Held, so that their memory is not given to other tensors.
-    tensors: Sequence[Tensor]
-    value: Linearization | TracedLinearization
-
-    def holds(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether these are views of the same numbers as those held, if they start together."""
-        return all(
-            a is b or _layout_of(a) == _layout_of(b)
-            for a, b in zip(tensors, self.tensors, strict=True)
-        )

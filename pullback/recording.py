@@ -11,6 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from . import convolutions
+
 aten = torch.ops.aten
 
 # Derivatives that are a product with something known before v or u is: such factors are merged.
@@ -23,6 +25,7 @@ _SCALINGS: Any = get_decompositions(
         aten.gelu_backward,
     ]
 )
+_REWRITTEN = {**_SCALINGS, aten.convolution_backward.default: convolutions.adjoint}
 _SIZE_MATTERS = "its operations depend on the size of the batch"
 
 
@@ -90,9 +93,11 @@ class _Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _SCALINGS:
+        if func in _REWRITTEN:
             with self:
-                return _SCALINGS[func](*args, **kwargs)
+                result = _REWRITTEN[func](*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         result = func(*args, **kwargs)
         arguments = tree_map_only(Tensor, self._node, (args, kwargs))
         node = self.graph.call_function(func, *arguments)
@@ -117,6 +122,7 @@ class _Recorder(TorchDispatchMode):
     def _node(self, tensor: Tensor) -> fx.Node:
         if id(tensor) not in self.nodes:  # a constant of the function
             name = f"constant_{len(self.nodes)}"
-            self.root.register_buffer(name, tensor.detach())
+            # The tensor itself: a detached one would not tell that it was changed in place.
+            self.root.register_buffer(name, tensor)
             self._remember(self.graph.get_attr(name), tensor)
         return self.nodes[id(tensor)][0]

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from .convolutions import pack
+from .memory import Recent
 from .recording import UntraceableError, generalise, traced
 
 logger = logging.getLogger("pullback")
@@ -20,6 +22,9 @@ aten = torch.ops.aten
 
 # Traces kept for a map, which may be called with events of several shapes.
 _MOST = 16
+
+# For jvp and for vjp: tensors, and sizes that depend on the number of samples.
+Saved = Sequence[Sequence[Any]]
 
 # What returns its first argument as it is, if shape, dtype and device stay the same.
 _NO_OPS = {
@@ -48,7 +53,6 @@ class Trace:
         shared, samplewise: further tensors, constants to the derivatives; the latter ``(B, …)``.
 
     Attributes:
-        primal: ``(x, *shared, *samplewise) → f(x), what jvp needs, what vjp needs``.
         jvp, vjp: ``(*what it needs, v or u) → Jv or Jᵀu``, ``(B, M)`` or ``(B, N)``.
 
     Raises:
@@ -65,37 +69,79 @@ class Trace:
         samplewise: Sequence[Tensor],
     ) -> None:
         generator = torch.Generator().manual_seed(0)
-        recordings = []
+        recordings, saved = [], []
         for size in (2, 3):
             some = torch.arange(size, device=x.device) % len(x)
             shapes = (size, x.shape[1]), (size, rows)
             v, u = (torch.randn(shape, generator=generator).to(x) for shape in shapes)
-            inputs = [x[some], *shared, *(t[some] for t in samplewise), v, u]
-            recordings.append((*traced(function, inputs), inputs))
-        (module, _, _), (other, expected, inputs) = recordings
+            batch = x[some], [t[some] for t in samplewise]
+            inputs = [batch[0], *shared, *batch[1], v, u]
+            recordings.append((*traced(function, inputs), batch, v, u))
+        module, other = (recording[0] for recording in recordings)
         generalise(module, other)
+        self._split(module, len(shared))
+        for _, expected, batch, v, u in recordings:
+            y, for_jvp, for_vjp = self.primal(batch[0], shared, batch[1])
+            results = y, self.jvp(*for_jvp, v), self.vjp(*for_vjp, u)
+            if not all(map(_close, results, expected)):
+                raise UntraceableError("rearranging its graph changes the result")
+            saved.append((for_jvp, for_vjp))
+        self._growth = [
+            [_growth(*values) for values in zip(*pair, strict=True)]
+            for pair in zip(*saved, strict=True)
+        ]
+
+    def _split(self, module: fx.GraphModule, shared: int) -> None:
+        """Make the graphs: what is known of all batches, the primal part, and the two products."""
         graph = module.graph
-        *_, v_node, u_node = graph.find_nodes(op="placeholder")
+        x_node, *others, v_node, u_node = graph.find_nodes(op="placeholder")
+        batch, vectors = {x_node, *others[shared:]}, {v_node, u_node}
         _replace_mutations(graph)
         _drop_no_ops(graph)
-        _merge_scalings(graph, _dependents(graph, {v_node, u_node}))
-        linear = _dependents(graph, {v_node, u_node})
+        _merge_scalings(graph, _dependents(graph, vectors))
+        pack(graph, _dependents(graph, vectors), _dependents(graph, batch | vectors))
+
+        linear = _dependents(graph, vectors)
+        varying = _dependents(graph, batch | vectors)
         y, Jv, Jtu = _outputs(graph)
         jvp_part = _between(v_node, Jv, linear)
         vjp_part = _between(u_node, Jtu, linear)
         if y in linear or u_node in jvp_part or v_node in vjp_part:
             raise UntraceableError("a product depends on more than its own vector")
-        saved = _inputs_of(jvp_part, Jv), _inputs_of(vjp_part, Jtu)
-        primal_part = [node for node in graph.nodes if node not in linear and node.op != "output"]
-        self.primal = _compiled(module, primal_part, (y, *map(tuple, saved)))
+        saved = _inputs_of(jvp_part, [Jv]), _inputs_of(vjp_part, [Jtu])
+        nodes = [node for node in graph.nodes if node.op != "output"]
+        primal_part = [node for node in nodes if node in varying and node not in linear]
+        known = _inputs_of(primal_part, [y, *saved[0], *saved[1]])
+        known_part = [node for node in nodes if node not in varying]
+        self._known = _compiled(module, known_part, tuple(known))
+        self._primal = _compiled(module, primal_part, (y, *map(tuple, saved)), known)
         self.jvp = _compiled(module, jvp_part, Jv, saved[0])
         self.vjp = _compiled(module, vjp_part, Jtu, saved[1])
+        self._constants = list(module.buffers())
+        self._recent: Recent[tuple[Tensor, ...]] = Recent(1)
 
-        *inputs, v, u = inputs
-        y, for_jvp, for_vjp = self.primal(*inputs)
-        for a, b in zip(expected, (y, self.jvp(*for_jvp, v), self.vjp(*for_vjp, u)), strict=True):
-            if not torch.allclose(a, b, 1e-3, 1e-4 * b.abs().max().item()):
-                raise UntraceableError("rearranging its graph changes the result")
+    def primal(
+        self, x: Tensor, shared: Sequence[Tensor], samplewise: Sequence[Tensor]
+    ) -> tuple[Tensor, Sequence[Any], Sequence[Any]]:
+        """f(x), what jvp needs, and what vjp needs."""
+        sources = [*shared, *self._constants]
+        known = self._recent.find(sources)
+        if known is None:
+            known = self._recent.add(sources, self._known(*shared))
+        return self._primal(*known, x, *samplewise)
+
+    def restricted(self, saved: Saved, index: Any, extra: int) -> Saved | None:
+        """What jvp and vjp need for the samples at ``index``, from what they need for all.
+
+        ``extra`` is the number of samples that this makes more (it is negative if they get fewer).
+        None if what belongs to which sample cannot be told.
+        """
+        if any(growth is None for part in self._growth for growth in part):
+            return None
+        return [
+            [_share(*pair, index, extra) for pair in zip(values, growth, strict=True)]
+            for values, growth in zip(saved, self._growth, strict=True)
+        ]
 
 
 class Traces:
@@ -133,6 +179,26 @@ class Traces:
 
     def __deepcopy__(self, memo: dict) -> "Traces":
         return Traces()
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, 1e-3, 1e-4 * b.abs().max().item())
+
+
+def _growth(two: Any, three: Any) -> int | None:
+    """How much longer a saved tensor is, or how much larger a size, per sample; None if unclear."""
+    if isinstance(two, int):
+        return three - two
+    if two.shape == three.shape:
+        return 0
+    by_sample = (len(two), len(three)) == (2, 3) and two.shape[1:] == three.shape[1:]
+    return 1 if by_sample else None
+
+
+def _share(value: Any, growth: int | None, index: Any, extra: int) -> Any:
+    if isinstance(value, int):
+        return value + (growth or 0) * extra
+    return value[index] if growth else value
 
 
 def _replace_mutations(graph: fx.Graph) -> None:
@@ -179,6 +245,8 @@ def _merge_scalings(graph: fx.Graph, linear: set[fx.Node]) -> None:
             continue
         with graph.inserting_before(node):
             factor = graph.call_function(aten.mul.Tensor, (a, b))
+        # Broadcasting: the number of dimensions, which is what matters from here on, is the larger.
+        factor.meta = max(a.meta, b.meta, key=lambda meta: len(meta["layout"][0][0]))
         node.args = (t, factor)
     graph.eliminate_dead_code()
 
@@ -220,10 +288,10 @@ def _between(root: fx.Node, end: fx.Node, linear: set[fx.Node]) -> list[fx.Node]
     return [node for node in root.graph.nodes if node in needed]
 
 
-def _inputs_of(part: list[fx.Node], end: fx.Node) -> list[fx.Node]:
-    """What the part uses and does not compute, in a fixed order."""
+def _inputs_of(part: list[fx.Node], results: list[fx.Node]) -> list[fx.Node]:
+    """What the part uses, or its results are, and it does not compute, in a fixed order."""
     inside = set(part)
-    used = dict.fromkeys(a for node in part for a in (*node.all_input_nodes, end))
+    used = dict.fromkeys([*(a for node in part for a in node.all_input_nodes), *results])
     return [node for node in used if node not in inside]
 
 

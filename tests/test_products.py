@@ -209,6 +209,28 @@ def test_one_trace_serves_batches_of_any_size():
     assert len(encoder.traces) == 1
 
 
+@pytest.mark.parametrize("index", [slice(1, 4), torch.tensor([4, 0]), torch.tensor([True] * 5)])
+def test_some_samples_of_a_linearisation(index):
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    ).eval()
+    calls = []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    x = torch.rand(5, 2, 6, 6)
+    encoder = pb.as_map(lambda x: (net(x), net(x).square() + 1), "mean_std")
+    for J in (
+        pb.jacobian(pb.as_map(net), x),
+        pb.sampled_metric(encoder, x, generator=torch.Generator()).jacobian,
+    ):
+        with torch.no_grad():
+            whole, v, u = J.to_dense(), torch.rand(5, 72, 2), torch.rand(5, J.shape[1], 2)
+            so_far = len(calls)
+            part = J[index]
+            torch.testing.assert_close(part @ v[index], whole[index] @ v[index])
+            torch.testing.assert_close(part.mT @ u[index], whole[index].mT @ u[index])
+            assert len(calls) == so_far
+
+
 @pytest.mark.parametrize(
     "function",
     [

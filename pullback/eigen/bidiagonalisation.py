@@ -8,7 +8,6 @@ Reichel, "Augmented implicitly restarted Lanczos bidiagonalization methods" (200
 import copy
 
 import torch
-from linear_operator import LinearOperator
 from torch import Tensor
 
 from ..checks import require_finite
@@ -53,6 +52,7 @@ class Bidiagonalisation:
         like = torch.empty(0, dtype=torch.float64, device=metric.device)
         self.scale, self.loss = like.new_zeros(batch), like.new_zeros(batch)
         self.active = torch.ones(batch, dtype=torch.bool, device=metric.device)
+        self.all_active = True
         self.steps = torch.zeros(batch, dtype=torch.long, device=metric.device)
         self.n_products = 0
 
@@ -72,23 +72,26 @@ class Bidiagonalisation:
         coupling = self.H[:, -self.width :, -self.width :] if self.blocks else None
         block = self.J._t_matmul(newest.to(self.dtype).mT).mT
         self.n_products += self.width
-        if coupling is not None:
+        if coupling is None:
+            block = block.clone()  # an operator may return what it was given
+        else:
             block = torch.baddbmm(block, coupling.to(self.dtype), self.next, alpha=-1)
             block = self._purified(block, coupling)
         C = torch.zeros_like(self.C)
-        vectors: list[Tensor] = []
         for row in range(self.width):
             w = block[:, row]
-            for column, v in enumerate(vectors):
+            for column in range(row):
+                v = block[:, column]
                 inner = (w * v).sum(-1, keepdim=True)
-                w = w - inner * v
+                w -= inner * v
                 C[:, row - self.width, column] = inner.squeeze(-1)
             length = self._length(w.norm(dim=-1).double())
-            vectors.append(w * _inverse(length).to(self.dtype))
+            w *= _inverse(length).to(self.dtype)
             C[:, row - self.width, row] = length
-        active = self.active[:, None, None]
-        self.next = torch.where(active, torch.stack(vectors, dim=1), self.next)
-        self.C = torch.where(active, C, self.C)
+        if not self.all_active:
+            active = self.active[:, None, None]
+            block, C = torch.where(active, block, self.next), torch.where(active, C, self.C)
+        self.next, self.C = block, C
 
     def _purified(self, block: Tensor, coupling: Tensor) -> Tensor:
         """The block ``(B, b, n)`` orthogonal to V.
@@ -114,7 +117,7 @@ class Bidiagonalisation:
     def complete_step(self) -> None:
         """Take F into V, and what J F adds to the span of U into U."""
         active = self.active[:, None, None]
-        self.blocks.append(self.next * active)
+        self.blocks.append(self.next if self.all_active else self.next * active)
         self.H = torch.cat([self.H, self.C * active], dim=-1)
         images = self._image(self.blocks[-1].mT)
         for column in range(-self.width, 0):
@@ -137,13 +140,15 @@ class Bidiagonalisation:
     def freeze(self, finished: Tensor) -> None:
         """Stop the samples that are finished: further vectors are zero, F and C stay."""
         self.active = self.active & ~finished
+        self.all_active = bool(self.active.all())
 
     def select(self, samples: Tensor) -> "Bidiagonalisation":
         """The factorisations of some samples (indices), to go on with or to read."""
         chosen = copy.copy(self)
         for name, value in vars(self).items():
-            if isinstance(value, Tensor | LinearOperator):
+            if isinstance(value, Tensor):
                 setattr(chosen, name, value[samples])
+        chosen.J, chosen.all_active = self.J[samples], bool(chosen.active.all())
         chosen.blocks = [block[samples] for block in self.blocks]
         chosen.small, chosen.streams = self.small.select(samples), self.streams.select(samples)
         return chosen

@@ -50,29 +50,31 @@ def rayleigh_ritz(metric: PullbackMetric, candidates: Candidates) -> Ritz:
     gram = (V.mT @ V).double()
     eye = torch.eye(n_products, dtype=gram.dtype, device=gram.device)
     if images is not None and bool(((gram - eye).abs() < NEARLY).all()):
-        inverse = torch.linalg.inv(torch.linalg.cholesky(gram)).mT
-        basis, images = V @ inverse.to(V.dtype), images @ inverse
+        orthonormal = torch.linalg.inv(torch.linalg.cholesky(gram)).mT
     else:
         norms = V.norm(dim=-2, keepdim=True)
-        basis = torch.linalg.qr(V / torch.where(norms > 0, norms, 1.0))[0]
-        images = metric.jacobian._matmul(basis).double()
+        V = torch.linalg.qr(V / torch.where(norms > 0, norms, 1.0))[0]
+        images = metric.jacobian._matmul(V).double()
+        orthonormal = eye
         n_products *= 2
-    weighted = metric.weighted(images.to(basis.dtype)).double()
+    images = images @ orthonormal
+    weighted = metric.weighted(images.to(V.dtype)).double()
     require_finite(weighted, _NOT_FINITE)
     projected = images.mT @ weighted
     values, rotation = torch.linalg.eigh((projected + projected.mT) / 2)
     values, rotation = values.flip(-1), rotation.flip(-1)
-    _check_range(values, basis.dtype)
+    _check_range(values, V.dtype)
 
-    vectors = basis @ rotation.to(basis.dtype)
+    # By rows, as products come.
+    vectors = ((orthonormal @ rotation).mT.to(V.dtype) @ V.mT).mT
     sign = sign_of(vectors)
     vectors, rotation = vectors * sign, rotation * sign.double()
     values = _without_noise(values, metric)
-    products = metric.jacobian._t_matmul((weighted @ rotation).to(basis.dtype))
-    require_finite(products, _NOT_FINITE)
-    residuals = products - vectors * values.unsqueeze(-2).to(basis.dtype)
+    residuals = metric.jacobian._t_matmul((weighted @ rotation).to(V.dtype))
+    require_finite(residuals, _NOT_FINITE)
+    residuals = residuals.addcmul(vectors, values.unsqueeze(-2).to(V.dtype), value=-1)
     return Ritz(
-        values=values.to(basis.dtype),
+        values=values.to(V.dtype),
         vectors=vectors,
         residual_norms=residuals.norm(dim=-2),
         images=images @ rotation,
