@@ -20,13 +20,12 @@ class Recent(Generic[Value]):
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._entries: list[tuple[list, Sequence[Tensor], Value]] = []
+        self._entries: list[tuple[list[tuple[int, int]], Sequence[Tensor], Value]] = []
 
     def find(self, tensors: Sequence[Tensor]) -> Value | None:
         """The value made from these tensors, if it is remembered."""
-        states = [_state_of(tensor) for tensor in tensors]
-        for known, held, value in reversed(self._entries):
-            if known == states and _same_layout(tensors, held):
+        for states, held, value in reversed(self._entries):
+            if all(map(_same, tensors, held, states)):
                 return value
         return None
 
@@ -37,15 +36,14 @@ class Recent(Generic[Value]):
         return value
 
 
+def _same(tensor: Tensor, held: Tensor, state: tuple[int, int]) -> bool:
+    """Whether a tensor is the one held, or the same view of its numbers, as they were then."""
+    return _state_of(tensor) == state and (tensor is held or _layout_of(tensor) == _layout_of(held))
+
+
 def _state_of(tensor: Tensor) -> tuple[int, int]:
     # Inference tensors do not count their changes.
     return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
-
-
-def _same_layout(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    return all(
-        a is b or _layout_of(a) == _layout_of(b) for a, b in zip(tensors, others, strict=True)
-    )
 
 
 def _layout_of(tensor: Tensor) -> tuple:

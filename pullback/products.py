@@ -14,8 +14,6 @@ from .tracing import Saved, Trace, Traces
 # Columns are taken together as long as one product's vectors stay under this many numbers:
 # enough to keep two cores busy, and less than one N×N matrix of an image worth the name.
 MAX_BLOCK = 2**19
-# The same for traced products on a CPU: beyond this, one column after the other is faster.
-_TRACED_BLOCK = 2**16
 _NOT_FINITE = "the map returned NaN or infinite values"
 
 
@@ -128,8 +126,7 @@ class TracedLinearization:
                 return part(*saved, block[0].contiguous()).unsqueeze(0)
             return torch.vmap(lambda column: part(*saved, column))(block)
 
-        size = _TRACED_BLOCK if like.device.type == "cpu" else MAX_BLOCK
-        width = max(1, size // max(self._x.numel(), self.y.numel()))
+        width = max(1, MAX_BLOCK // max(self._x.numel(), self.y.numel()))
         with torch.no_grad():
             return _by_blocks(product, columns, width, like)
 

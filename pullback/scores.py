@@ -88,9 +88,9 @@ def score(
         method: as for :func:`pullback.eigsh`. ``"auto"`` takes the method that meets the tolerances
             with the fewest Jacobian products, by the cost model of
             :func:`pullback.eigen.expected_products`: ``"dual"`` for min(M, N) + 2k of them, M the
-            number of the encoder's outputs, or ``"golub-kahan"`` for 3k + 24 with a spectrum
-            that falls by half from one eigenvalue to the next. A product costs about as much as a
-            forward pass. Golub–Kahan and Nyström go on until the standard error of the entropies is
+            number of the encoder's outputs, or ``"golub-kahan"`` for max(36 + k, 8 + 6k) with a
+            spectrum such as trained encoders have. A product costs about as much as a forward
+            pass. Golub–Kahan and Nyström go on until the standard error of the entropies is
             at most 5e-4 (``entropy``) or 1e-3 (the other two), relative where they exceed 1.
             ``"lanczos"`` and ``"lobpcg"`` look for k eigenpairs only, and the errors of trace and
             entropies say how little that tells.

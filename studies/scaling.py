@@ -141,7 +141,7 @@ def _point(vae: VAE, batches: list[Tensor], k: int, axis: str = "", setting: int
     parts = cost_of_parts(vae, batches, k)
     costs = expected_products(2 * vae.config["latent"], batches[0][0].numel(), k)
     expected = min(costs["dual"], costs["golub-kahan"])  # what "auto" chooses between
-    return Point(axis, setting, parts.score, expected * parts.mean, parts.counted)
+    return Point(axis, setting, parts.score, parts.primal + expected * parts.mean, parts.counted)
 
 
 def _trained(like: VAE, images: Tensor, latent: int, seed: int) -> VAE:

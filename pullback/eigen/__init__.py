@@ -72,7 +72,7 @@ def eigsh(
             ``"nystrom"``: one pass over a sketch of JJᵀ, random or from ``warm_start``; samples
             that miss the tolerance go on with ``"golub-kahan"``;
             ``"auto"``: the cheaper of ``"dual"`` and ``"golub-kahan"`` by
-            :func:`pullback.eigen.expected_products`. If a sample is not finished after min(M, N)/6
+            :func:`pullback.eigen.expected_products`. If a sample is not finished after min(M, N)/2
             steps, because its spectrum decays slowly, ``"dual"`` takes over, unless the
             Jacobian has over 2²⁶ entries.
             For an operator that is no pullback metric, Lanczos and LOBPCG work on the operator

@@ -10,20 +10,20 @@ def expected_products(rows: int, columns: int, k: int) -> dict[str, int]:
     """Products with J or Jᵀ per sample for k eigenpairs and the entropies, J rows×columns.
 
     - ``"dual"``: min(M, N) + 2k, whatever the spectrum;
-    - ``"golub-kahan"``: 3k + 24, that is k + 8 steps of two, two at the ends, six probes, k to
-      certify;
+    - ``"golub-kahan"``: max(36 + k, 8 + 6k), that is max(14, 5k/2) steps of two, two at the ends,
+      six probes, k to certify;
     - ``"nystrom"``: 6k + 34, of which 2(2k + 14) for a random sketch, or
-      2k + 38 with a warm one of 16;
+      2k + 38 with a warm one of 16; as many as golub-kahan more, where the sketch is not enough;
     - ``"lanczos"``: 13k, ``"lobpcg"``: 19k, on JJᵀ (two products each), without entropies.
 
-    All but the first hold for a spectrum that falls by a factor of two or more from one eigenvalue
-    to the next, as those of trained encoders do. They grow with slower decay, up to several times
-    min(M, N).
+    All but the first are read off runs on trained encoders (`python -m studies benchmark`), whose
+    eigenvalues fall fast, and slower the further down. They grow with slower decay, up to several
+    times min(M, N).
     """
     small = min(rows, columns)
     return {
         "dual": small + 2 * k,
-        "golub-kahan": 3 * k + 24,
+        "golub-kahan": max(36 + k, 8 + 6 * k),
         "lanczos": 13 * k,
         "lobpcg": 19 * k,
         "nystrom": 6 * k + 34,
@@ -40,6 +40,7 @@ def cheapest(rows: int, columns: int, k: int, weighted: bool = False) -> str:
 def patience(rows: int, columns: int) -> int | None:
     """Steps after which Golub–Kahan is given up for the exact method; None for never.
 
-    A step costs about three of the exact method's products: a sixth of them, half of it.
+    A step, with its own arithmetic, costs about two of the exact method's products: whatever the
+    spectrum, no sample costs more than about twice the cheaper method.
     """
-    return min(rows, columns) // 6 if rows * columns <= DENSE_JACOBIAN else None
+    return min(rows, columns) // 2 if rows * columns <= DENSE_JACOBIAN else None

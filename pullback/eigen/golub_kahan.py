@@ -71,11 +71,13 @@ def golub_kahan(
         if size >= limit:
             process.freeze((process.C == 0).flatten(1).all(1))
         elif full or step in (next_check, most):
-            lead, accurate, complete, spectrum = _judged(process, k, tol)
-            if full:
-                complete |= ((lead - found).abs() <= tol * lead).all(-1)
-            finished = accurate & complete
-            process.freeze(finished if enough is None else finished & enough(spectrum))
+            lead, accurate = _leading(process, k, tol)
+            if accurate.any():
+                spectrum = process.spectrum()
+                finished = accurate & _complete(process, spectrum, lead, k, tol)
+                if full:
+                    finished |= accurate & ((lead - found).abs() <= tol * lead).all(-1)
+                process.freeze(finished if enough is None else finished & enough(spectrum))
             # A check costs eigenvalues of H: an eighth of the steps at most may be superfluous.
             next_check = min(step + max(1, size // width // 8), most)
             if full and process.active.any():
@@ -105,20 +107,23 @@ def _outcome(process: Bidiagonalisation, k: int) -> Run:
     )
 
 
-def _judged(
-    process: Bidiagonalisation, k: int, tol: float
-) -> tuple[Tensor, Tensor, Tensor, Spectrum]:
-    """The leading Ritz values, whether they are accurate and none missing, and the spectrum."""
+def _leading(process: Bidiagonalisation, k: int, tol: float) -> tuple[Tensor, Tensor]:
+    """The k leading Ritz values ``(B, k)``, and whether their vectors are accurate, ``(B,)``."""
     values, residuals = process.ritz()
     lead, eps = values[:, :k], torch.finfo(process.dtype).eps
     padded = torch.nn.functional.pad(values, (0, 1))
     below = lead - padded[:, 1 : k + 1]
     above = torch.nn.functional.pad(below[:, :-1], (1, 0), value=torch.inf)
     gap = torch.minimum(below, above).clamp(min=0.01 * lead, max=lead)
-    accurate = (residuals[:, :k] <= torch.maximum(tol * gap, 8 * eps * lead[:, :1])).all(1)
+    return lead, (residuals[:, :k] <= torch.maximum(tol * gap, 8 * eps * lead[:, :1])).all(1)
 
-    spectrum = process.spectrum()
+
+def _complete(
+    process: Bidiagonalisation, spectrum: Spectrum, lead: Tensor, k: int, tol: float
+) -> Tensor:
+    """Whether none of the k leading eigenvalues is missing, ``(B,)`` bool."""
+    eps = torch.finfo(process.dtype).eps
     # U has a block more than V, in which something larger may just have appeared.
     ahead = spectrum.values[:, : lead.shape[-1]] - lead
-    complete = (ahead <= torch.maximum(tol * lead, 32 * eps * lead[:, :1])).all(-1)
-    return lead, accurate, complete & spectrum.hides_nothing(k, process.floor**2), spectrum
+    behind = (ahead <= torch.maximum(tol * lead, 32 * eps * lead[:, :1])).all(-1)
+    return behind & spectrum.hides_nothing(k, process.floor**2)

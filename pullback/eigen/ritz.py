@@ -68,11 +68,12 @@ def rayleigh_ritz(metric: PullbackMetric, candidates: Candidates) -> Ritz:
     # By rows, as products come.
     vectors = ((orthonormal @ rotation).mT.to(V.dtype) @ V.mT).mT
     sign = sign_of(vectors)
-    vectors, rotation = vectors * sign, rotation * sign.double()
+    vectors *= sign
+    rotation *= sign.double()
     values = _without_noise(values, metric)
     residuals = metric.jacobian._t_matmul((weighted @ rotation).to(V.dtype))
     require_finite(residuals, _NOT_FINITE)
-    residuals = residuals.addcmul(vectors, values.unsqueeze(-2).to(V.dtype), value=-1)
+    residuals.addcmul_(vectors, values.unsqueeze(-2).to(V.dtype), value=-1)
     return Ritz(
         values=values.to(V.dtype),
         vectors=vectors,
@@ -97,5 +98,5 @@ def _without_noise(values: Tensor, metric: PullbackMetric) -> Tensor:
 
 def sign_of(vectors: Tensor) -> Tensor:
     """Of each column's entry of largest modulus: a vector times its sign is the same in any run."""
-    largest = vectors.abs().argmax(dim=-2, keepdim=True)
-    return vectors.gather(-2, largest).sign()
+    least, most = vectors.aminmax(dim=-2, keepdim=True)
+    return torch.where(most >= -least, 1.0, -1.0).to(vectors)

@@ -120,7 +120,7 @@ def test_auto_is_exact_where_a_spectrum_decays_slowly():
     pairs = pb.eigsh(metric, 5)
     check(metric, J, pairs, 5)
     # The second sample is done in a few steps, the others are handed over.
-    assert pairs.iterations[1] < 20 < 40 == pairs.iterations[0] == pairs.iterations[2]
+    assert pairs.iterations[1] < 20 < 120 == pairs.iterations[0] == pairs.iterations[2]
     assert pairs.n_products > 240
 
 
