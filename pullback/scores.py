@@ -91,7 +91,7 @@ def score(
             number of the encoder's outputs, or ``"golub-kahan"`` for max(36 + k, 8 + 6k) with a
             spectrum such as trained encoders have. A product costs about as much as a forward
             pass. Golub–Kahan and Nyström go on until the standard error of the entropies is
-            at most 5e-4 (``entropy``) or 1e-3 (the other two), relative where they exceed 1.
+            at most 1e-3/3 (``entropy``) or 1e-3 (the other two), relative where they exceed 1.
             ``"lanczos"`` and ``"lobpcg"`` look for k eigenpairs only, and the errors of trace and
             entropies say how little that tells.
         tol: as for :func:`pullback.eigsh`.

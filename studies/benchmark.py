@@ -52,6 +52,7 @@ def benchmark(
     test = split.test[order].to(where)
     batches = list(test.split(BATCH)[: QUICK_BATCHES if quick else BATCHES])
 
+    _import_all(where)
     double = copy.deepcopy(vae).double()
     exact = [truth(double, x) for x in batches[:EXACT]]
     rows = compare(methods(vae, quick), vae, batches, exact)
@@ -79,6 +80,11 @@ def benchmark(
     report.draw_accuracy(rows, folder / "accuracy.png")
     report.draw_scaling(points, folder / "scaling.png")
     print(text)
+
+
+def _import_all(device: torch.device) -> None:
+    """PyTorch imports some of itself when it is first used; that is nobody's set-up."""
+    pb.score(torch.tanh, torch.ones(1, 2, device=device), k=1)
 
 
 def _vae(images: Tensor, checkpoint: str | None, epochs: int, seed: int) -> tuple[VAE, str]:

@@ -88,7 +88,7 @@ def _cells(row: Row, own: float) -> list[str]:
     name = f"**{row.name}**" if row.ours else row.name
     ratio = None if row.mean is None else row.mean / own
     costs = [_number(cost) for cost in (row.median, row.mean, ratio)]
-    errors = ["–" if e is None else f"{e:.0e}" for e in (row.values, row.trace, row.entropy)]
+    errors = ["–" if e is None else f"{e:.1e}" for e in (row.values, row.trace, row.entropy)]
     products = "–" if row.products is None else f"{row.products:.0f}"
     return [name, row.sample, *costs, *errors, products]
 
@@ -115,8 +115,8 @@ def _parts(parts: Parts) -> str:
     return (
         f"Medians without set-up: a score {parts.score:.1f} FE and {parts.counted:.0f} products; "
         f"J v {parts.jvp:.2f} FE, Jᵀ u {parts.vjp:.2f} FE, a new batch's primal work "
-        f"{parts.primal:.2f} FE. The solver's own arithmetic is what products and primal work "
-        "leave of a score."
+        f"{parts.primal:.2f} FE. A score spends {parts.inside:.1f} FE in products, some of them "
+        "for a part of the batch only, and primal work; the rest is the solver's own arithmetic."
     )
 
 
@@ -141,7 +141,8 @@ def _points(points: Sequence[Point]) -> str:
     near = [abs(p.deviation) <= TOLERANCE for p in points]
     return (
         "One is varied at a time; the last column counts the products of a score. Predicted: "
-        "`pullback.eigen.expected_products` times the measured mean cost of J v and Jᵀ u. "
+        "primal work, and `pullback.eigen.expected_products` times the mean cost of J v and Jᵀ u, "
+        "as measured. "
         "Set-up is left out. Where N or d differ, another encoder was trained, briefly. "
         f"{sum(near)} of {len(near)} points ({sum(near) / len(near):.0%}) are within "
         f"{TOLERANCE:.0%} of the prediction."

@@ -13,9 +13,10 @@ import pullback as pb
 from models import training
 from models.vae import VAE, ConvVAE
 from pullback.eigen import expected_products
+from pullback.products import TracedLinearization
 
 from .comparison import K, encoder_of
-from .timing import clock, in_new_process, largest_tensor, peak_memory, timed
+from .timing import clock, in_new_process, largest_tensor, peak_memory, time_in, timed
 
 SIDES, LATENTS, BATCHES, RANKS = (32, 64, 128), (32, 64, 128, 256), (1, 8, 32, 64), (1, 5, 10, 20)
 BATCH = 32
@@ -34,6 +35,7 @@ class Parts:
     Attributes:
         jvp, vjp: one column of J v and of Jᵀ u.
         primal: what a new batch costs before its first product.
+        inside: what a score spends in products and primal work.
         score: a complete score.
         counted: products that the score took.
         forward: seconds of one forward.
@@ -42,6 +44,7 @@ class Parts:
     jvp: float
     vjp: float
     primal: float
+    inside: float
     score: float
     counted: float
     forward: float
@@ -54,14 +57,14 @@ class Parts:
     @property
     def own_share(self) -> float:
         """The part of a score's time that is neither products nor primal work."""
-        return 1 - (self.counted * self.mean + self.primal) / self.score
+        return 1 - self.inside / self.score
 
 
 def cost_of_parts(vae: VAE, batches: list[Tensor], k: int) -> Parts:
     """Products and score measured in turn on each batch; medians. Set-up is left out."""
     encoder = encoder_of(vae)
     pb.score(encoder, batches[0], k)  # sets up
-    names = ("jvp", "vjp", "primal", "score")
+    names = ("jvp", "vjp", "primal", "inside", "score")
     seconds: dict[str, list[float]] = {name: [] for name in names}
 
     def forward(x: Tensor) -> Callable[[], Any]:
@@ -82,9 +85,11 @@ def cost_of_parts(vae: VAE, batches: list[Tensor], k: int) -> Parts:
             times.append(result.forward)
             seconds[name].append(statistics.median(result.seconds))
         seconds["primal"].append(first - seconds["jvp"][-1])
-        result = timed(lambda x: pb.score(encoder, x, k), [x], forward(x))
+        with time_in(TracedLinearization, "__init__", "jvp", "vjp") as spent:
+            result = timed(lambda x: pb.score(encoder, x, k), [x], forward(x))
         times.append(result.forward)
         seconds["score"] += result.seconds
+        seconds["inside"].append(sum(spent))
         counted.append(result.results[0].n_products)
     one = statistics.median(times)
     medians = {name: statistics.median(seconds[name]) / one for name in names}
@@ -98,7 +103,7 @@ class Point:
     Attributes:
         axis, setting: what is varied, and its value here.
         measured: forward-equivalents of a complete score.
-        predicted: products of the cost model times the mean cost of a product.
+        predicted: primal work, and products of the cost model times the mean cost of one.
         counted: products that the score took.
     """
 

@@ -5,13 +5,15 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -75,6 +77,25 @@ def clock(job: Callable[[], Result]) -> tuple[float, Result]:
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+@contextmanager
+def time_in(owner: Any, *names: str) -> Iterator[list[float]]:
+    """While it lasts, calls of these functions of a class or module add their seconds to a list."""
+    spent: list[float] = []
+
+    def clocked(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            seconds, result = clock(lambda: function(*args, **kwargs))
+            spent.append(seconds)
+            return result
+
+        return call
+
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(patch.object(owner, name, clocked(getattr(owner, name))))
+        yield spent
 
 
 class _Largest(TorchDispatchMode):
