@@ -6,36 +6,32 @@ run of the primal part, and a product one run of a linear part, about one forwar
 """
 
 import logging
-import operator
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
 from .convolutions import pack
+from .graphs import (
+    between,
+    compiled,
+    dependents,
+    drop_no_ops,
+    inputs_of,
+    merge_scalings,
+    replace_mutations,
+)
 from .memory import Recent
 from .recording import UntraceableError, generalise, traced
 
 logger = logging.getLogger("pullback")
-aten = torch.ops.aten
 
 # Traces kept for a map, which may be called with events of several shapes.
 _MOST = 16
 
 # For jvp and for vjp: tensors, and sizes that depend on the number of samples.
 Saved = Sequence[Sequence[Any]]
-
-# What returns its first argument as it is, if shape, dtype and device stay the same.
-_NO_OPS = {
-    aten.alias.default,
-    aten.clone.default,
-    aten.detach.default,
-    aten._to_copy.default,
-    aten.expand.default,
-    aten.to.dtype,
-    aten.view.default,
-}
 
 
 class Trace:
@@ -96,27 +92,27 @@ class Trace:
         graph = module.graph
         x_node, *others, v_node, u_node = graph.find_nodes(op="placeholder")
         batch, vectors = {x_node, *others[shared:]}, {v_node, u_node}
-        _replace_mutations(graph)
-        _drop_no_ops(graph)
-        _merge_scalings(graph, _dependents(graph, vectors))
-        pack(graph, _dependents(graph, vectors), _dependents(graph, batch | vectors))
+        replace_mutations(graph)
+        drop_no_ops(graph)
+        merge_scalings(graph, dependents(graph, vectors))
+        pack(graph, dependents(graph, vectors), dependents(graph, batch | vectors))
 
-        linear = _dependents(graph, vectors)
-        varying = _dependents(graph, batch | vectors)
-        y, Jv, Jtu = _outputs(graph)
-        jvp_part = _between(v_node, Jv, linear)
-        vjp_part = _between(u_node, Jtu, linear)
+        linear = dependents(graph, vectors)
+        varying = dependents(graph, batch | vectors)
+        y, Jv, Jtu = cast(tuple[fx.Node, ...], graph.output_node().args[0])
+        jvp_part = between(v_node, Jv, linear)
+        vjp_part = between(u_node, Jtu, linear)
         if y in linear or u_node in jvp_part or v_node in vjp_part:
             raise UntraceableError("a product depends on more than its own vector")
-        saved = _inputs_of(jvp_part, [Jv]), _inputs_of(vjp_part, [Jtu])
+        saved = inputs_of(jvp_part, [Jv]), inputs_of(vjp_part, [Jtu])
         nodes = [node for node in graph.nodes if node.op != "output"]
         primal_part = [node for node in nodes if node in varying and node not in linear]
-        known = _inputs_of(primal_part, [y, *saved[0], *saved[1]])
+        known = inputs_of(primal_part, [y, *saved[0], *saved[1]])
         known_part = [node for node in nodes if node not in varying]
-        self._known = _compiled(module, known_part, tuple(known))
-        self._primal = _compiled(module, primal_part, (y, *map(tuple, saved)), known)
-        self.jvp = _compiled(module, jvp_part, Jv, saved[0])
-        self.vjp = _compiled(module, vjp_part, Jtu, saved[1])
+        self._known = compiled(module, known_part, tuple(known))
+        self._primal = compiled(module, primal_part, (y, *map(tuple, saved)), known)
+        self.jvp = compiled(module, jvp_part, Jv, saved[0])
+        self.vjp = compiled(module, vjp_part, Jtu, saved[1])
         self._constants = list(module.buffers())
         self._recent: Recent[tuple[Tensor, ...]] = Recent(1)
 
@@ -199,115 +195,3 @@ def _share(value: Any, growth: int | None, index: Any, extra: int) -> Any:
     if isinstance(value, int):
         return value + (growth or 0) * extra
     return value[index] if growth else value
-
-
-def _replace_mutations(graph: fx.Graph) -> None:
-    """Replace operations in place on what is not used otherwise, such as ``relu_``."""
-    for node in _calls(graph):
-        if not node.target._schema.is_mutable:
-            continue
-        changed = node.args[0]
-        name = node.target._schema.name.removeprefix("aten::")
-        functional = getattr(aten, name.removesuffix("_"), None)
-        replacement = getattr(functional, node.target._overloadname, None)
-        fresh = len(changed.users) == 1 and not _may_be_seen_elsewhere(changed)
-        if not (fresh and replacement):
-            raise UntraceableError(f"{name} changes a tensor that is used elsewhere")
-        node.target = replacement
-
-
-def _may_be_seen_elsewhere(node: Any) -> bool:
-    """Whether the node's memory is that of an input or another node."""
-    if node.target is operator.getitem:
-        return _may_be_seen_elsewhere(node.args[0])
-    if node.op != "call_function":
-        return True
-    return any(argument.alias_info is not None for argument in node.target._schema.arguments)
-
-
-def _drop_no_ops(graph: fx.Graph) -> None:
-    for node in _calls(graph):
-        if node.target in _NO_OPS and node.meta["layout"] == node.args[0].meta["layout"]:
-            node.replace_all_uses_with(node.args[0])
-    graph.eliminate_dead_code()
-
-
-def _merge_scalings(graph: fx.Graph, linear: set[fx.Node]) -> None:
-    """(t·a)·b becomes t·(a·b) where t is linear in the vector and a, b are not."""
-    for node in _calls(graph):
-        outer, inner = _factors(node, linear), None
-        if outer is not None:
-            inner = _factors(outer[0], linear)
-        if inner is None or outer is None or len(outer[0].users) > 1:
-            continue
-        (t, a), b = inner, outer[1]
-        if [shape for shape, *_ in t.meta["layout"]] != [s for s, *_ in node.meta["layout"]]:
-            continue
-        with graph.inserting_before(node):
-            factor = graph.call_function(aten.mul.Tensor, (a, b))
-        # Broadcasting: the number of dimensions, which is what matters from here on, is the larger.
-        factor.meta = max(a.meta, b.meta, key=lambda meta: len(meta["layout"][0][0]))
-        node.args = (t, factor)
-    graph.eliminate_dead_code()
-
-
-def _factors(node: Any, linear: set[fx.Node]) -> tuple[Any, Any] | None:
-    """(t, a) if the node is t·a with t linear in the vector and a tensor a that is not."""
-    if node.target is not aten.mul.Tensor or not all(isinstance(a, fx.Node) for a in node.args):
-        return None
-    t, a = node.args if node.args[0] in linear else node.args[::-1]
-    return (t, a) if t in linear and a not in linear else None
-
-
-def _outputs(graph: fx.Graph) -> Any:
-    return graph.output_node().args[0]
-
-
-def _calls(graph: fx.Graph) -> list[Any]:
-    """The nodes that call an ATen operation; untyped, for their arguments may be anything."""
-    return [node for node in graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
-
-
-def _dependents(graph: fx.Graph, roots: set[fx.Node]) -> set[fx.Node]:
-    """The roots and all that is computed from them, but for the graph's output."""
-    found = set(roots)
-    for node in graph.nodes:
-        if node.op != "output" and any(argument in found for argument in node.all_input_nodes):
-            found.add(node)
-    return found
-
-
-def _between(root: fx.Node, end: fx.Node, linear: set[fx.Node]) -> list[fx.Node]:
-    """The nodes of ``linear`` that ``end`` needs, in order, and the root."""
-    needed, stack = {root}, [end]
-    while stack:
-        node = stack.pop()
-        if node in linear and node not in needed:
-            needed.add(node)
-            stack += node.all_input_nodes
-    return [node for node in root.graph.nodes if node in needed]
-
-
-def _inputs_of(part: list[fx.Node], results: list[fx.Node]) -> list[fx.Node]:
-    """What the part uses, or its results are, and it does not compute, in a fixed order."""
-    inside = set(part)
-    used = dict.fromkeys([*(a for node in part for a in node.all_input_nodes), *results])
-    return [node for node in used if node not in inside]
-
-
-def _compiled(
-    module: fx.GraphModule,
-    part: Iterable[fx.Node],
-    output: fx.node.Argument,
-    inputs: Iterable[fx.Node] = (),
-) -> fx.GraphModule:
-    """The part as a function of the inputs and of its own placeholders."""
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in inputs:
-        copies[node] = graph.placeholder(node.name)
-    for node in part:
-        copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(fx.node.map_arg(output, copies.__getitem__))
-    graph.eliminate_dead_code()
-    return fx.GraphModule(module, graph)
