@@ -1,6 +1,6 @@
 """Matrix-free spectra of the expected pullback metric of an encoder."""
 
-from . import archive, traces
+from . import archive, attacks, traces
 from .eigen import (
     ConvergenceWarning,
     EigenPairs,
@@ -29,6 +29,7 @@ __all__ = [
     "WarmStart",
     "archive",
     "as_map",
+    "attacks",
     "eigsh",
     "entropy",
     "expected_metric",

@@ -1,0 +1,64 @@
+"""Gradient ascent on ‖Jη‖: the eigenvector, found the way of first-order methods."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..metrics import Encoder, expected_metric
+from ..probes import SampleStreams, as_generator
+from ..traces.sampling import check_count
+from .checks import check_positive
+from .records import Perturbation
+from .spheres import normalized, random_directions
+from .victim import Victim
+
+
+class GradientAttack:
+    """Projected gradient ascent on ‖Jη‖₂ over the sphere ‖η‖₂ = eps.
+
+    The objective is that of Kuzina, Welling & Tomczak (2021), "Diagnosing vulnerability of
+    variational auto-encoders to adversarial attacks", with J the Jacobian of [μ; σ], so that the
+    optimum is the first eigenvector of G = JᵀJ. From a random direction u, steps
+    u ← normalize(u + step_size·Gu/‖Gu‖) are taken; each is one of the power method with G shifted
+    by ‖Gu‖/step_size, so ‖Ju‖ never falls and the last iterate is the best. The sign is chosen as
+    for :class:`EigenAttack`.
+
+    Args:
+        encoder, eps, clip, reconstruct: as for :class:`EigenAttack`.
+        steps: how many; each takes one Jv and one Jᵀu.
+        step_size: in units of eps. The larger, the faster it converges, up to the power method.
+
+    Raises:
+        TypeError, ValueError: as for :class:`EigenAttack`; and if there are no steps.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        eps: float,
+        steps: int = 50,
+        step_size: float = 10.0,
+        clip: Sequence[float] | None = None,
+        reconstruct: Encoder | None = None,
+    ) -> None:
+        self.eps = check_positive("eps", eps)
+        self.steps = check_count("steps", steps, 1)
+        self.step_size = check_positive("step_size", step_size)
+        self.victim = Victim(encoder, clip, reconstruct)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Perturbation:
+        """Attack a batch ``(B, *event)``; see :meth:`EigenAttack.__call__`.
+
+        ``n_products`` is 2·steps, and two forward passes for the signs.
+        """
+        generator = as_generator(generator)
+        target = self.victim.at(x)
+        G = expected_metric(target.encoder, target.x)
+        u = random_directions(SampleStreams(len(x), generator), target.x).flatten(1).unsqueeze(-1)
+        for _ in range(self.steps):
+            u = normalized(u + self.step_size * normalized(G @ u))
+        step = self.eps * u.reshape(target.x.shape)
+        return target.result(target.signed(step), 2 * self.steps + 2)
