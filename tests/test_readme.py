@@ -11,9 +11,12 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_python_example():
-    (example,) = (block for block in BLOCKS if "pb.eigsh" in block)
-    exec(compile(example, "README.md", "exec"), {})
+def test_the_python_examples_one_after_the_other():
+    names: dict[str, object] = {}
+    for block in BLOCKS:
+        if not block.startswith("# my_encoder.py"):
+            exec(compile(block, "README.md", "exec"), names)
+    assert "attack" in names
 
 
 def test_the_encoder_for_the_command_line(tmp_path, monkeypatch, capsys):
