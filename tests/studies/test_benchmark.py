@@ -8,10 +8,11 @@ import torch
 from models import datasets, training
 from models.datasets import Dataset
 from models.vae import ConvVAE
-from studies import benchmark, comparison, peers, scaling, timing
-from studies.comparison import Row
-from studies.scaling import Memory, Parts
-from studies.targets import targets
+from studies import benchmark
+from studies.benchmark import comparison, peers, scaling, timing
+from studies.benchmark.comparison import Row
+from studies.benchmark.scaling import Memory, Parts
+from studies.benchmark.targets import targets
 
 K = 3
 

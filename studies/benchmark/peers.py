@@ -243,7 +243,7 @@ def dense_eigh(
         event: its shape.
         k: eigenvalues.
         limit: seconds; eigh takes N³.
-        clock: see :func:`studies.timing.clock`.
+        clock: see :func:`studies.benchmark.timing.clock`.
 
     Returns:
         J of the square, ``(M, N')``, seconds of eigh, and what it found.
