@@ -18,6 +18,7 @@ from .scaling import BATCH
 from .targets import targets
 from .timing import clock, machine
 
+DEVICES = ("cpu", "cuda")
 BATCHES, EPOCHS = 8, 15
 QUICK_BATCHES, QUICK_EPOCHS = 2, 2
 MANY = 19_962  # images scored on a GPU: as many as CelebA's test set has
@@ -41,8 +42,11 @@ def benchmark(
         quick: train less, measure two batches, leave out slow methods and other images' sizes.
         seed: of training and of the choice of images.
     """
+    if device not in DEVICES:
+        raise ValueError(f"device={device!r} is not one of {', '.join(map(repr, DEVICES))}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda', but PyTorch finds no such device here; take 'cpu'")
     folder, where = Path(out), torch.device(device)
-    folder.mkdir(parents=True, exist_ok=True)
     split = datasets.load("photos")
     vae, origin = _vae(split.train, checkpoint, QUICK_EPOCHS if quick else EPOCHS, seed)
     with torch.no_grad():
@@ -76,6 +80,7 @@ def benchmark(
     if where.type == "cuda":
         facts["throughput"] = throughput(vae, test, MANY)
     text = report.table(facts, rows, targets(rows, parts, needed), parts, needed, points)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(text)
     report.draw_accuracy(rows, folder / "accuracy.png")
     report.draw_scaling(points, folder / "scaling.png")
@@ -84,12 +89,18 @@ def benchmark(
 
 def _import_all(device: torch.device) -> None:
     """PyTorch imports some of itself when it is first used; that is nobody's set-up."""
-    pb.score(torch.tanh, torch.ones(1, 2, device=device), k=1)
+    vae = ConvVAE((3, 8, 8), filters=(4,), units=(4, 4), latent=4).eval().to(device)
+    pb.score(encoder_of(vae), torch.rand(2, 3, 8, 8, device=device), k=1, method="golub-kahan")
 
 
 def _vae(images: Tensor, checkpoint: str | None, epochs: int, seed: int) -> tuple[VAE, str]:
     if checkpoint is not None:
         vae = training.load(Path(checkpoint))
+        if vae.event_shape != images.shape[1:]:
+            raise ValueError(
+                f"{checkpoint} is for images of shape {vae.event_shape}; "
+                f"the photographs have {tuple(images.shape[1:])}"
+            )
         return vae, f"{type(vae).__name__} of a checkpoint"
     vae = training.train(images, ConvVAE, epochs=epochs, seed=seed)
     return vae, f"ConvVAE trained for {epochs} epochs on {len(images)} crops of photographs"

@@ -124,3 +124,21 @@ def test_quick_run(vae, tmp_path, monkeypatch, capsys):
     assert text in capsys.readouterr().out
     for part in ("**score**", "linear_operator", "complete score", "| k | 1 |", "not measured"):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"device": "gpu"}, "device='gpu' is not one of 'cpu', 'cuda'"),
+        (
+            {"checkpoint": "vae.safetensors"},
+            r"shape \(3, 8, 8\); the photographs have \(3, 64, 64\)",
+        ),
+    ],
+)
+def test_bad_arguments(vae, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    training.save(vae, tmp_path / "vae.safetensors")
+    with pytest.raises(ValueError, match=message):
+        benchmark.benchmark(out="out", **arguments)
+    assert not (tmp_path / "out").exists()
