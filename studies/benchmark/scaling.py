@@ -1,6 +1,7 @@
 """What a complete score costs and needs against N, d, B and k."""
 
 import statistics
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,10 +14,11 @@ import pullback as pb
 from models import training
 from models.vae import VAE, ConvVAE
 from pullback.eigen import expected_products
+from pullback.eigen.records import PROBES
 from pullback.products import TracedLinearization
 
 from .comparison import K, encoder_of
-from .timing import clock, in_new_process, largest_tensor, peak_memory, time_in, timed
+from .timing import Timed, in_new_process, largest_tensor, peak_memory, time_in, timed
 
 SIDES, LATENTS, BATCHES, RANKS = (32, 64, 128), (32, 64, 128, 256), (1, 8, 32, 64), (1, 5, 10, 20)
 BATCH = 32
@@ -34,6 +36,7 @@ class Parts:
 
     Attributes:
         jvp, vjp: one column of J v and of Jᵀ u.
+        blocks: the J v of the probes and the Jᵀ u of the residuals, which do not wait for another.
         primal: what a new batch costs before its first product.
         inside: what a score spends in products and primal work.
         score: a complete score.
@@ -43,6 +46,7 @@ class Parts:
 
     jvp: float
     vjp: float
+    blocks: float
     primal: float
     inside: float
     score: float
@@ -64,36 +68,38 @@ def cost_of_parts(vae: VAE, batches: list[Tensor], k: int) -> Parts:
     """Products and score measured in turn on each batch; medians. Set-up is left out."""
     encoder = encoder_of(vae)
     pb.score(encoder, batches[0], k)  # sets up
-    names = ("jvp", "vjp", "primal", "inside", "score")
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-
-    def forward(x: Tensor) -> Callable[[], Any]:
-        return torch.no_grad()(lambda: vae.encode(x))
-
-    times, counted = [], []
+    seconds: dict[str, list[float]] = defaultdict(list)
+    forwards, counted = [], []
     for x in batches:
-        v = torch.randn(*x.flatten(1).shape, 1).to(x)
-        u = torch.randn(len(x), 2 * vae.config["latent"], 1).to(x)
-        with torch.no_grad():
-            J = pb.jacobian(encoder, x)
-            first, _ = clock(partial(J.matmul, v))
-            measured = {
-                "jvp": timed(J.matmul, [v] * REPEATS, forward(x)),
-                "vjp": timed(J.mT.matmul, [u] * REPEATS, forward(x)),
-            }
-        for name, result in measured.items():
-            times.append(result.forward)
-            seconds[name].append(statistics.median(result.seconds))
-        seconds["primal"].append(first - seconds["jvp"][-1])
+        forward = torch.no_grad()(partial(vae.encode, x))
+        measured = _products(pb.jacobian(encoder, x), k, forward)
         with time_in(TracedLinearization, "__init__", "jvp", "vjp") as spent:
-            result = timed(lambda x: pb.score(encoder, x, k), [x], forward(x))
-        times.append(result.forward)
-        seconds["score"] += result.seconds
+            measured["score"] = timed(lambda x: pb.score(encoder, x, k), [x], forward)
+        for name, result in measured.items():
+            forwards.append(result.forward)
+            seconds[name].append(statistics.median(result.seconds))
+        seconds["primal"].append(seconds.pop("first")[0] - seconds["jvp"][-1])
         seconds["inside"].append(sum(spent))
-        counted.append(result.results[0].n_products)
-    one = statistics.median(times)
-    medians = {name: statistics.median(seconds[name]) / one for name in names}
+        counted.append(measured["score"].results[0].n_products)
+    one = statistics.median(forwards)
+    medians = {name: statistics.median(values) / one for name, values in seconds.items()}
     return Parts(**medians, counted=statistics.fmean(counted), forward=one)
+
+
+def _products(J: pb.JacobianOperator, k: int, forward: Callable[[], Any]) -> dict[str, Timed]:
+    """The first product at a base point, single ones, and those that a score takes in blocks."""
+    probes, images = (
+        torch.randn(J.shape[0], size, columns).to(J.x)
+        for size, columns in zip(J.shape[:0:-1], (PROBES, k), strict=True)
+    )
+    v, u, Jt = probes[..., :1].contiguous(), images[..., :1].contiguous(), J.mT
+    with torch.no_grad():
+        return {
+            "first": timed(J.matmul, [v], forward),
+            "jvp": timed(J.matmul, [v] * REPEATS, forward),
+            "vjp": timed(Jt.matmul, [u] * REPEATS, forward),
+            "blocks": timed(lambda v: (J @ v, Jt @ images), [probes] * REPEATS, forward),
+        }
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,8 @@ class Point:
     Attributes:
         axis, setting: what is varied, and its value here.
         measured: forward-equivalents of a complete score.
-        predicted: primal work, and products of the cost model times the mean cost of one.
+        predicted: primal work, the blocks of products, and the other products of the cost model
+            times the mean cost of one.
         counted: products that the score took.
     """
 
@@ -146,7 +153,9 @@ def _point(vae: VAE, batches: list[Tensor], k: int, axis: str = "", setting: int
     parts = cost_of_parts(vae, batches, k)
     costs = expected_products(2 * vae.config["latent"], batches[0][0].numel(), k)
     expected = min(costs["dual"], costs["golub-kahan"])  # what "auto" chooses between
-    return Point(axis, setting, parts.score, parts.primal + expected * parts.mean, parts.counted)
+    one_by_one = (expected - PROBES - k) * parts.mean
+    predicted = parts.primal + parts.blocks + one_by_one
+    return Point(axis, setting, parts.score, predicted, parts.counted)
 
 
 def _trained(like: VAE, images: Tensor, latent: int, seed: int) -> VAE:
