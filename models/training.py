@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .vae import LIKELIHOODS, MLPVAE, VAE, ConvVAE, negative_elbo
+from .losses import LIKELIHOODS, negative_elbo
+from .vae import MLPVAE, VAE, ConvVAE
 
 LEARNING_RATE = 0.003
 _ARCHITECTURES: dict[str, type[VAE]] = {"MLPVAE": MLPVAE, "ConvVAE": ConvVAE}
@@ -37,7 +38,7 @@ def train(
         beta: weight of the Kullback–Leibler divergence, > 0.
         epochs: passes over the images, ≥ 1.
         batch_size: images per step, ≥ 2 (batch normalisation needs two).
-        likelihood: ``"gaussian"`` or ``"bernoulli"``, see :func:`models.vae.negative_elbo`.
+        likelihood: ``"gaussian"`` or ``"bernoulli"``, see :func:`models.losses.negative_elbo`.
         seed: of the initial weights, the order of the images and the latent noise.
         widths: further arguments of the architecture.
 
