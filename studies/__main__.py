@@ -8,9 +8,10 @@ from jsonargparse import auto_cli
 
 from .benchmark import benchmark
 from .digits import digits
+from .sweep import sweep
 from .train import train
 
-STUDIES: list[Callable[..., None]] = [benchmark, digits, train]
+STUDIES: list[Callable[..., None]] = [benchmark, digits, sweep, train]
 
 
 def main() -> int:

@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from models import datasets, training
-from models.vae import MLPVAE, ConvVAE
+from models.training import Images
+from models.vae import MLPVAE, VAE, ConvVAE
+
+_BATCH = 256
 
 
 def train(
@@ -14,21 +18,36 @@ def train(
     data: str | None = None,
     beta: float = 1.0,
     epochs: int = 10,
+    batch_size: int = 128,
     likelihood: str = "gaussian",
+    learned_variance: bool = False,
+    objective: str = "elbo",
+    mixup: float = 0.0,
+    schedule: str = "constant",
     seed: int = 0,
+    device: str = "cpu",
     download: bool = False,
 ) -> None:
     """Train the paper's VAE, convolutional for photos, and write its checkpoint as safetensors.
+
+    An interrupted training is kept in OUT.partial; the same command goes on from there.
 
     Args:
         out: file for the checkpoint, ending in .safetensors.
         dataset: digits, photos, mnist or fashion-mnist.
         data: folder with the IDX files of mnist or fashion-mnist; the variable PULLBACK_DATA if
             absent.
-        beta: weight of the Kullback-Leibler divergence.
+        beta: weight of the Kullback-Leibler divergence, or of the total correlation for tcvae.
         epochs: passes over the training images.
+        batch_size: images per step.
         likelihood: gaussian (sum of squared errors) or bernoulli.
+        learned_variance: the decoder learns a variance for each pixel, and the likelihood is the
+            Gaussian density with it.
+        objective: elbo or tcvae.
+        mixup: weight of the latent mixup penalty; 0 leaves it out.
+        schedule: of the learning rate, constant or cosine.
         seed: of weights, order and noise.
+        device: cpu, or cuda.
         download: fetch the data from openml.org if there is no folder.
     """
     path = Path(out)
@@ -37,20 +56,41 @@ def train(
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file for the checkpoint")
     split = datasets.load(dataset, data, download)
-    path.parent.mkdir(parents=True, exist_ok=True)
     vae = training.train(
         split.train,
         ConvVAE if dataset == "photos" else MLPVAE,
         beta=beta,
         epochs=epochs,
+        batch_size=batch_size,
         likelihood=likelihood,
+        learned_variance=learned_variance,
+        objective=objective,
+        mixup=mixup,
+        schedule=schedule,
         seed=seed,
+        device=device,
+        checkpoint=path,
+        facts={"dataset": dataset},
     )
-    training.save(vae, path, dataset=dataset, beta=beta, epochs=epochs, seed=seed)
-    with torch.no_grad():
-        error = (vae.decode(vae.encode(split.test)[0]) - split.test).square().mean()
-    variance = split.test.var(dim=0).mean()
+    error, variance = evaluate(vae, split.test, torch.device(device))
     print(
-        f"wrote {path}; mean squared error of the held-out reconstructions: {error:.4f}, "
-        f"where the pixels' variance is {variance:.4f}"
+        f"{path}: mean squared error of the held-out reconstructions {error:.4f}, where the "
+        f"pixels' variance is {variance:.4f}"
     )
+
+
+@torch.no_grad()
+def evaluate(vae: VAE, images: Images, device: torch.device) -> tuple[float, float]:
+    """Mean squared error of the reconstructions, and mean variance of a pixel; batch by batch."""
+    count, error = 0, 0.0
+    total: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+    for index in torch.arange(len(images)).split(_BATCH):
+        x = images[index].to(device)
+        y = vae.decode(vae.encode(x)[0])
+        error += (y - x).square().double().sum().item()
+        count, total = count + len(x), total + x.double().sum(0)
+        squares = squares + x.double().square().sum(0)
+    mean = torch.as_tensor(total) / count
+    variance = (torch.as_tensor(squares) - count * mean.square()) / (count - 1)
+    return error / (count * mean.numel()), variance.mean().item()
