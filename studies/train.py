@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from models import datasets, training
+from models.celeba import CelebA
 from models.training import Images
 from models.vae import MLPVAE, VAE, ConvVAE
 
@@ -27,16 +28,17 @@ def train(
     seed: int = 0,
     device: str = "cpu",
     download: bool = False,
+    skip_bad: bool = False,
 ) -> None:
-    """Train the paper's VAE, convolutional for photos, and write its checkpoint as safetensors.
+    """Train the paper's VAE, convolutional for colour, and write its checkpoint as safetensors.
 
     An interrupted training is kept in OUT.partial; the same command goes on from there.
 
     Args:
         out: file for the checkpoint, ending in .safetensors.
-        dataset: digits, photos, mnist or fashion-mnist.
-        data: folder with the IDX files of mnist or fashion-mnist; the variable PULLBACK_DATA if
-            absent.
+        dataset: digits, photos, mnist, fashion-mnist or celeba.
+        data: folder with the IDX files of mnist or fashion-mnist, or with img_align_celeba and
+            list_eval_partition.txt of celeba; the variable PULLBACK_DATA if absent.
         beta: weight of the Kullback-Leibler divergence, or of the total correlation for tcvae.
         epochs: passes over the training images.
         batch_size: images per step.
@@ -48,17 +50,18 @@ def train(
         schedule: of the learning rate, constant or cosine.
         seed: of weights, order and noise.
         device: cpu, or cuda.
-        download: fetch the data from openml.org if there is no folder.
+        download: fetch mnist or fashion-mnist from openml.org if there is no folder.
+        skip_bad: leave out images of celeba that are absent or cannot be read.
     """
     path = Path(out)
     if path.suffix != ".safetensors":
         raise ValueError(f"the checkpoint's name must end in .safetensors, got {out!r}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file for the checkpoint")
-    split = datasets.load(dataset, data, download)
+    images, held_out = _open(dataset, data, download, skip_bad)
     vae = training.train(
-        split.train,
-        ConvVAE if dataset == "photos" else MLPVAE,
+        images,
+        ConvVAE if images.shape[1] == 3 else MLPVAE,
         beta=beta,
         epochs=epochs,
         batch_size=batch_size,
@@ -72,11 +75,25 @@ def train(
         checkpoint=path,
         facts={"dataset": dataset},
     )
-    error, variance = evaluate(vae, split.test, torch.device(device))
+    error, variance = evaluate(vae, held_out, torch.device(device))
+    for part in (images, held_out):
+        if isinstance(part, CelebA) and part.skipped:
+            print(f"skipped {len(part.skipped)} bad images, {min(part.skipped)} among them")
     print(
         f"{path}: mean squared error of the held-out reconstructions {error:.4f}, where the "
         f"pixels' variance is {variance:.4f}"
     )
+
+
+def _open(dataset: str, data: str | None, download: bool, skip_bad: bool) -> tuple[Images, Images]:
+    """Images to train with, and others."""
+    if dataset == "celeba":
+        return CelebA(data, "train", skip_bad), CelebA(data, "test", skip_bad)
+    if dataset not in datasets.NAMES:
+        names = ", ".join((*datasets.NAMES, "celeba"))
+        raise ValueError(f"data set {dataset!r} is not one of {names}")
+    split = datasets.load(dataset, data, download)
+    return split.train, split.test
 
 
 @torch.no_grad()
@@ -91,6 +108,8 @@ def evaluate(vae: VAE, images: Images, device: torch.device) -> tuple[float, flo
         error += (y - x).square().double().sum().item()
         count, total = count + len(x), total + x.double().sum(0)
         squares = squares + x.double().square().sum(0)
+    if count < 2:
+        raise ValueError(f"at least 2 held-out images are needed, {count} could be read")
     mean = torch.as_tensor(total) / count
     variance = (torch.as_tensor(squares) - count * mean.square()) / (count - 1)
     return error / (count * mean.numel()), variance.mean().item()

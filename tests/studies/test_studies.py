@@ -14,6 +14,7 @@ from pullback import archive
 from studies import digits
 from studies.sweep import betas
 from studies.train import evaluate
+from tests.models.test_celeba import make_folder
 
 
 @pytest.fixture
@@ -64,6 +65,19 @@ def test_train_takes_the_other_objectives(study, tmp_path):
     assert training.load(path).config["learned_variance"]
     assert checkpoints.read_configuration(path)["training"]["dataset"] == "digits"
     assert study(*command, "--objective", "vae") == 1
+
+
+def test_train_on_celeba(study, tmp_path, capsys):
+    folder, path = make_folder(tmp_path / "faces"), tmp_path / "vae.safetensors"
+    (folder / "img_align_celeba" / "000002.jpg").write_text("not an image")
+    command = ["train", "--dataset", "celeba", "--data", folder, "--epochs", 1, "--out", path]
+    assert study(*command) == 1
+    assert "000002.jpg cannot be read as an image" in capsys.readouterr().err
+    assert study(*command, "--skip_bad", "true") == 0
+    assert "skipped 1 bad images, 000002.jpg among them" in capsys.readouterr().out
+    assert training.load(path).event_shape == (3, 64, 64)
+    assert study(*command[:4], tmp_path, "--out", path) == 1
+    assert "no CelebA in" in capsys.readouterr().err
 
 
 def test_the_held_out_error_is_summed_over_batches(monkeypatch):
