@@ -136,7 +136,7 @@ def _whole(path: Path) -> Iterator[Path]:
 
 def _read_partial(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # of whatever kind the unpickler trips over

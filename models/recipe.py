@@ -16,8 +16,11 @@ SCHEDULES = ("constant", "cosine")
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides a training, beside images and architecture; see
-    :func:`models.training.train`."""
+    """The settings that decide what a training gives; :func:`models.training.train` explains them.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
 
     beta: float = 1.0
     epochs: int = 10

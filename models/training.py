@@ -56,8 +56,8 @@ def train(
     The same seed gives the same weights on the same machine; the global generator is left alone.
 
     Args:
-        images: ``(n, *event)`` in [0, 1], n ≥ 2: a tensor, or a data set that reads them when they
-            are asked for.
+        images: ``(n, *event)`` float32 in [0, 1], n ≥ 2: a tensor, or a data set that reads
+            them when they are asked for.
         architecture: ``MLPVAE`` or ``ConvVAE`` of :mod:`models.vae`.
         beta: weight of the Kullback–Leibler divergence (of the total correlation, for
             ``"tcvae"``), > 0.
@@ -86,6 +86,8 @@ def train(
     recipe = Recipe(beta, epochs, batch_size, likelihood, objective, mixup, schedule, seed)
     if len(images) < 2:
         raise ValueError(f"at least 2 images are needed, got {len(images)}")
+    if isinstance(images, Tensor) and images.dtype != torch.float32:
+        raise ValueError(f"images must be float32 numbers in [0, 1], got {images.dtype}")
     run = _Run(images, recipe, _device(device), architecture, widths)
     if checkpoint is None:
         for _ in run.epochs():

@@ -230,6 +230,8 @@ def test_what_is_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             training.train(x, **options, **SMALL)
+    with pytest.raises(ValueError, match=r"images must be float32 numbers .*, got torch.uint8"):
+        training.train(x.byte(), **SMALL)
     with pytest.raises(ValueError, match="at least 2 images are needed, got 1"):
         training.train(x[:1], **SMALL)
     with pytest.raises(FloatingPointError, match="the loss is nan at step 1 of epoch 1"):
