@@ -9,9 +9,10 @@ from jsonargparse import auto_cli
 from .benchmark import benchmark
 from .digits import digits
 from .optimality import optimality
+from .sweep import sweep
 from .train import train
 
-STUDIES: list[Callable[..., None]] = [benchmark, digits, optimality, train]
+STUDIES: list[Callable[..., None]] = [benchmark, digits, optimality, sweep, train]
 
 
 def main() -> int:

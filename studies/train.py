@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from models import datasets, training
-from models.vae import MLPVAE, ConvVAE
+from models.celeba import CelebA
+from models.training import Images
+from models.vae import MLPVAE, VAE, ConvVAE
+
+_BATCH = 256
 
 
 def train(
@@ -14,43 +19,97 @@ def train(
     data: str | None = None,
     beta: float = 1.0,
     epochs: int = 10,
+    batch_size: int = 128,
     likelihood: str = "gaussian",
+    learned_variance: bool = False,
+    objective: str = "elbo",
+    mixup: float = 0.0,
+    schedule: str = "constant",
     seed: int = 0,
+    device: str = "cpu",
     download: bool = False,
+    skip_bad: bool = False,
 ) -> None:
-    """Train the paper's VAE, convolutional for photos, and write its checkpoint as safetensors.
+    """Train the paper's VAE, convolutional for colour, and write its checkpoint as safetensors.
+
+    An interrupted training is kept in OUT.partial; the same command goes on from there.
 
     Args:
         out: file for the checkpoint, ending in .safetensors.
-        dataset: digits, photos, mnist or fashion-mnist.
-        data: folder with the IDX files of mnist or fashion-mnist; the variable PULLBACK_DATA if
-            absent.
-        beta: weight of the Kullback-Leibler divergence.
+        dataset: digits, photos, mnist, fashion-mnist or celeba.
+        data: folder with the IDX files of mnist or fashion-mnist, or with img_align_celeba and
+            list_eval_partition.txt of celeba; the variable PULLBACK_DATA if absent.
+        beta: weight of the Kullback-Leibler divergence, or of the total correlation for tcvae.
         epochs: passes over the training images.
+        batch_size: images per step.
         likelihood: gaussian (sum of squared errors) or bernoulli.
+        learned_variance: the decoder learns a variance for each pixel, and the likelihood is the
+            Gaussian density with it.
+        objective: elbo or tcvae.
+        mixup: weight of the latent mixup penalty; 0 leaves it out.
+        schedule: of the learning rate, constant or cosine.
         seed: of weights, order and noise.
-        download: fetch the data from openml.org if there is no folder.
+        device: cpu, or cuda.
+        download: fetch mnist or fashion-mnist from openml.org if there is no folder.
+        skip_bad: leave out images of celeba that are absent or cannot be read.
     """
     path = Path(out)
     if path.suffix != ".safetensors":
         raise ValueError(f"the checkpoint's name must end in .safetensors, got {out!r}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file for the checkpoint")
-    split = datasets.load(dataset, data, download)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    images, held_out = _open(dataset, data, download, skip_bad)
     vae = training.train(
-        split.train,
-        ConvVAE if dataset == "photos" else MLPVAE,
+        images,
+        ConvVAE if images.shape[1] == 3 else MLPVAE,
         beta=beta,
         epochs=epochs,
+        batch_size=batch_size,
         likelihood=likelihood,
+        learned_variance=learned_variance,
+        objective=objective,
+        mixup=mixup,
+        schedule=schedule,
         seed=seed,
+        device=device,
+        checkpoint=path,
+        facts={"dataset": dataset},
     )
-    training.save(vae, path, dataset=dataset, beta=beta, epochs=epochs, seed=seed)
-    with torch.no_grad():
-        error = (vae.decode(vae.encode(split.test)[0]) - split.test).square().mean()
-    variance = split.test.var(dim=0).mean()
+    error, variance = evaluate(vae, held_out, torch.device(device))
+    for part in (images, held_out):
+        if isinstance(part, CelebA) and part.skipped:
+            print(f"skipped {len(part.skipped)} bad images, {min(part.skipped)} among them")
     print(
-        f"wrote {path}; mean squared error of the held-out reconstructions: {error:.4f}, "
-        f"where the pixels' variance is {variance:.4f}"
+        f"{path}: mean squared error of the held-out reconstructions {error:.4f}, where the "
+        f"pixels' variance is {variance:.4f}"
     )
+
+
+def _open(dataset: str, data: str | None, download: bool, skip_bad: bool) -> tuple[Images, Images]:
+    """Images to train with, and others."""
+    if dataset == "celeba":
+        return CelebA(data, "train", skip_bad), CelebA(data, "test", skip_bad)
+    if dataset not in datasets.NAMES:
+        names = ", ".join((*datasets.NAMES, "celeba"))
+        raise ValueError(f"data set {dataset!r} is not one of {names}")
+    split = datasets.load(dataset, data, download)
+    return split.train, split.test
+
+
+@torch.no_grad()
+def evaluate(vae: VAE, images: Images, device: torch.device) -> tuple[float, float]:
+    """Mean squared error of the reconstructions, and mean variance of a pixel; batch by batch."""
+    count, error = 0, 0.0
+    total: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+    for index in torch.arange(len(images)).split(_BATCH):
+        x = images[index].to(device)
+        y = vae.decode(vae.encode(x)[0])
+        error += (y - x).square().double().sum().item()
+        count, total = count + len(x), total + x.double().sum(0)
+        squares = squares + x.double().square().sum(0)
+    if count < 2:
+        raise ValueError(f"at least 2 held-out images are needed, {count} could be read")
+    mean = torch.as_tensor(total) / count
+    variance = (torch.as_tensor(squares) - count * mean.square()) / (count - 1)
+    return error / (count * mean.numel()), variance.mean().item()

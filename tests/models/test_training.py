@@ -1,13 +1,11 @@
-"""Training: it learns, repeats itself, keeps what it learnt, and refuses what it cannot do."""
-
-import json
+"""Training: it learns, repeats itself, survives interruption, and refuses what it cannot do."""
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from models import datasets, training
-from models.vae import MLPVAE, ConvVAE
+from models import checkpoints, datasets, losses, training
+from models.recipe import LEARNING_RATE, Recipe
+from models.vae import ConvVAE
 
 SMALL = {"hidden": (32, 16), "latent": 4}
 SMALL_CONVOLUTIONS = {"filters": (8, 16), "units": (16, 32), "latent": 8}
@@ -57,40 +55,159 @@ def test_a_last_batch_of_one_image_is_survived():
     assert training.train(digits()[:9], epochs=1, batch_size=4, **SMALL)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "widths"), [(MLPVAE, SMALL), (ConvVAE, SMALL_CONVOLUTIONS)]
-)
-def test_checkpoints(architecture, widths, tmp_path):
+def test_the_schedules():
+    constant, cosine = (Recipe(epochs=7, schedule=name) for name in ("constant", "cosine"))
+    assert {constant.rate(epoch) for epoch in range(7)} == {LEARNING_RATE}
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=LEARNING_RATE)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=7)
+    for epoch in range(7):
+        assert cosine.rate(epoch) == pytest.approx(reference.get_last_lr()[0])
+        optimizer.step()
+        reference.step()
+
+
+OPTIONS = [
+    {},
+    {"objective": "tcvae", "likelihood": "bernoulli", "schedule": "cosine"},
+    {"mixup": 1.0, "learned_variance": True},
+    {"mixup": 0.5, "objective": "tcvae", "likelihood": "bernoulli"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: ", ".join(options) or "plain")
+def test_every_objective_learns(options):
     x = digits()
-    vae = training.train(x[:50], architecture, epochs=1, **widths)
-    path = tmp_path / "vae.safetensors"
-    training.save(vae, path, beta=0.5, dataset="digits")
-    again = training.load(path)
-    assert type(again) is architecture
-    assert not again.training
-    torch.testing.assert_close(again.encode(x), vae.encode(x))
+    vae = training.train(x, beta=0.05, epochs=40, batch_size=32, **options, **SMALL)
+    error = (vae.decode(vae.encode(x)[0]) - x).square().mean()
+    assert error < 0.7 * (x - x.mean(0)).square().mean()
 
 
-def test_a_checkpoint_that_does_not_name_its_class(tmp_path):
-    vae = MLPVAE((1, 8, 8), **SMALL).eval()
-    path = tmp_path / "old.safetensors"
-    save_file(vae.state_dict(), path, {"architecture": json.dumps(vae.config), "training": "{}"})
-    torch.testing.assert_close(training.load(path).encode(digits()), vae.encode(digits()))
+def test_mixup_makes_the_code_more_linear():
+    x, g = digits(), torch.Generator().manual_seed(1)
+    pairs = losses.draw_pairs(len(x), g)
+    gaps = []
+    for weight in (0.0, 1.0):
+        vae = training.train(x, beta=0.05, epochs=30, batch_size=32, mixup=weight, **SMALL)
+        z, mixed = vae.encode(x)[0], vae.encode(pairs.mix(x))[0]
+        gaps.append(((pairs.mix(z) - mixed).norm(dim=1) / z.norm(dim=1)).mean())
+    assert gaps[1] < 0.8 * gaps[0]
 
 
-def test_what_is_no_checkpoint(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
-        training.load(tmp_path / "nowhere")
-    (tmp_path / "text").write_text("text")
-    with pytest.raises(ValueError, match="is no safetensors file"):
-        training.load(tmp_path / "text")
-    save_file({"a": torch.ones(1)}, tmp_path / "bare.safetensors")
-    with pytest.raises(ValueError, match="does not say what architecture"):
-        training.load(tmp_path / "bare.safetensors")
-    other = {"class": "Flow", "architecture": "{}"}
-    save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors", other)
-    with pytest.raises(ValueError, match="holds a 'Flow', not one of MLPVAE, ConvVAE"):
-        training.load(tmp_path / "other.safetensors")
+def test_a_learned_variance_explains_the_images_better():
+    x = digits()
+    densities = []
+    for learned in (False, True):
+        vae = training.train(x, epochs=30, learned_variance=learned, **SMALL)
+        mean, logvar = vae.likelihood(vae.encode(x)[0])
+        # The sum of squared errors is the log-density for variance ½.
+        logvar = torch.full_like(mean, 0.5).log() if logvar is None else logvar
+        densities.append(-losses.negative_log_likelihood(x, mean, "gaussian", logvar).mean())
+    assert densities[1] > densities[0] + 10
+
+
+class Interrupted:
+    """Images whose reading is interrupted the n-th time that some are asked for."""
+
+    def __init__(self, images: torch.Tensor, reads: int) -> None:
+        self.images, self.reads, self.shape = images, reads, images.shape
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+        self.reads -= 1
+        if self.reads < 0:
+            raise KeyboardInterrupt
+        return self.images[index]
+
+    def __repr__(self) -> str:
+        return "digits"
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: ", ".join(options) or "plain")
+@pytest.mark.parametrize("reads", [4, 7, 11])
+def test_an_interrupted_training_ends_with_the_same_weights(options, reads, tmp_path):
+    x, path = digits()[:75], tmp_path / "new" / "vae.safetensors"
+    settings = {"epochs": 3, "batch_size": 20, "seed": 2, "checkpoint": path, **options, **SMALL}
+    straight = training.train(Interrupted(x, 12), **settings | {"checkpoint": None})
+    # Four steps an epoch: cut short after one epoch, after nearly two and in the third.
+    with pytest.raises(KeyboardInterrupt):
+        training.train(Interrupted(x, reads), **settings)
+    assert [file.name for file in path.parent.iterdir()] == ["vae.safetensors.partial"]
+    left = 12 - 4 * (reads // 4)
+    resumed = training.train(Interrupted(x, left), **settings)
+    assert [file.name for file in path.parent.iterdir()] == ["vae.safetensors"]
+    expected = straight.state_dict()
+    for vae in (resumed, training.load(path)):
+        found = vae.state_dict()
+        assert all(torch.equal(expected[name], found[name]) for name in expected | found)
+    # What is finished is not trained again.
+    assert torch.equal(training.train(Interrupted(x, 0), **settings).mean.bias, vae.mean.bias)
+
+
+def test_other_settings_do_not_go_on_from_a_partial_training(tmp_path):
+    path, x = tmp_path / "vae.safetensors", digits()[:40]
+    settings = {"epochs": 3, "batch_size": 40, "checkpoint": path, **SMALL}
+    with pytest.raises(KeyboardInterrupt):
+        training.train(Interrupted(x, 1), **settings)
+    kept = (tmp_path / "vae.safetensors.partial").read_bytes()
+    for change, message in [
+        ({"beta": 2.0}, r"partial holds another training: beta was 1\.0 and is 2\.0; repeat"),
+        ({"latent": 5}, "another training: latent was 4 and is 5;"),
+        ({"facts": {"dataset": "x"}}, "another training: dataset was None and is x;"),
+    ]:
+        with pytest.raises(FileExistsError, match=message):
+            training.train(Interrupted(x, 3), **settings | change)
+    with pytest.raises(FileExistsError, match=r"another training: images was .* and is "):
+        training.train(x, **settings)
+    assert (tmp_path / "vae.safetensors.partial").read_bytes() == kept
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_nothing_is_trained_over_another_file(tmp_path):
+    path, x = tmp_path / "vae.safetensors", digits()[:40]
+    settings = {"epochs": 1, "checkpoint": path, **SMALL}
+    training.train(x, **settings)
+    finished = path.read_bytes()
+    with pytest.raises(FileExistsError, match=r"holds another training: seed was 0 and is 1; "):
+        training.train(x, seed=1, **settings)
+    with pytest.raises(FileExistsError, match="holds another training: images was"):
+        training.train(x + 1e-3, **settings)
+    assert path.read_bytes() == finished
+    path.write_text("text")
+    with pytest.raises(
+        FileExistsError, match=r"is no safetensors file: .*; give the checkpoint an"
+    ):
+        training.train(x, **settings)
+    assert path.read_text() == "text"
+    path.unlink()
+    partial = tmp_path / "vae.safetensors.partial"
+    partial.write_text("text")
+    with pytest.raises(FileExistsError, match="is no unfinished training: it cannot be read; del"):
+        training.train(x, **settings)
+    torch.save([1], partial)
+    with pytest.raises(FileExistsError, match="is no unfinished training: it holds something else"):
+        training.train(x, **settings)
+
+
+def test_a_training_that_diverges_keeps_the_last_good_weights(tmp_path, monkeypatch):
+    path, x = tmp_path / "vae.safetensors", digits()[:40]
+    settings = {"epochs": 4, "batch_size": 20, "checkpoint": path, **SMALL}
+    good = training.train(x, epochs=2, batch_size=20, **SMALL)
+    monkeypatch.setattr(Recipe, "rate", lambda self, epoch: 3e-3 if epoch < 2 else 1e30)
+    with pytest.raises(
+        FloatingPointError,
+        match=r"the loss is (nan|inf) at step 2 of epoch 3; the last good weights are in .*partial",
+    ):
+        training.train(x, **settings)
+    assert not path.exists()
+    kept = training.load(checkpoints.partial_path(path))
+    assert not kept.training
+    assert torch.equal(kept.mean.weight, good.mean.weight)
+    checkpoints.partial_path(path).unlink()
+    with pytest.raises(FloatingPointError, match="nan at step 1 of epoch 1; no epoch was finished"):
+        training.train(x * torch.nan, **settings)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_refused():
@@ -98,11 +215,24 @@ def test_what_is_refused():
     for beta in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match=f"beta must be positive, got {beta}"):
             training.train(x, beta=beta, **SMALL)
-    with pytest.raises(ValueError, match=r"at least 1 epoch, .* got 0, 10 and 128"):
-        training.train(x, epochs=0, **SMALL)
-    with pytest.raises(ValueError, match=r"at least 1 epoch, .* got 1, 10 and 1$"):
-        training.train(x, epochs=1, batch_size=1, **SMALL)
-    with pytest.raises(ValueError, match="likelihood='poisson' is not one of"):
-        training.train(x, likelihood="poisson", **SMALL)
-    with pytest.raises(FloatingPointError, match="the loss is nan after epoch 1"):
+    for options, message in [
+        ({"beta": float("inf")}, "beta must be positive, got inf; it has to be finite, too"),
+        ({"mixup": -0.5}, r"the weight of mixup must be 0 or more, and finite, got -0\.5"),
+        ({"mixup": float("nan")}, "the weight of mixup must be 0 or more, and finite, got nan"),
+        ({"epochs": 0}, "at least 1 epoch and 2 images per step are needed, got 0 and 128"),
+        ({"batch_size": 1}, "at least 1 epoch and 2 images per step are needed, got 10 and 1$"),
+        ({"seed": -1}, "the seed must lie between 0 and .*, got -1"),
+        ({"likelihood": "poisson"}, "likelihood='poisson' is not one of gaussian, bernoulli"),
+        ({"objective": "vae"}, "objective='vae' is not one of elbo, tcvae"),
+        ({"schedule": "step"}, "schedule='step' is not one of constant, cosine"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used here"),
+        ({"likelihood": "bernoulli", "learned_variance": True}, "'bernoulli' has no variance to"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            training.train(x, **options, **SMALL)
+    with pytest.raises(ValueError, match=r"images must be float32 numbers .*, got torch.uint8"):
+        training.train(x.byte(), **SMALL)
+    with pytest.raises(ValueError, match="at least 2 images are needed, got 1"):
+        training.train(x[:1], **SMALL)
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 1 of epoch 1"):
         training.train(x * torch.nan, epochs=3, **SMALL)

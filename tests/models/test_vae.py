@@ -1,14 +1,14 @@
-"""The architectures of Appendix A, and the β-ELBO against its definition."""
+"""The architectures of Appendix A, with fixed and with learned variance."""
 
 import json
 
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Normal, kl_divergence
 
 import pullback as pb
-from models.vae import MLPVAE, ConvVAE, mnist_encoder, negative_elbo, photo_encoder
+from models.vae import MLPVAE, SMALLEST_STD, ConvVAE, mnist_encoder, photo_encoder
+from tests.conftest import dense_jacobian
 
 
 def widths(module: nn.Module) -> list[tuple[int, int]]:
@@ -66,8 +66,10 @@ def test_the_decoder_has_the_maps_of_the_encoder_in_reverse():
         MLPVAE((1, 8, 8), hidden=(16, 12), latent=3),
         ConvVAE((1, 8, 8), filters=(4, 6), units=(7, 9), latent=3),
         ConvVAE((3, 8, 24), filters=(4, 6, 8), units=(7, 9), latent=3),
+        MLPVAE((1, 8, 8), hidden=(16, 12), latent=3, learned_variance=True),
+        ConvVAE((3, 8, 8), filters=(4, 6), units=(7, 9), latent=3, learned_variance=True),
     ],
-    ids=["dense", "convolutional", "oblong"],
+    ids=["dense", "convolutional", "oblong", "dense, variance", "convolutional, variance"],
 )
 def test_shapes_and_range(vae):
     vae.eval()
@@ -93,25 +95,38 @@ def test_the_factories_for_the_command_line():
     assert pb.score(photo_encoder(), torch.rand(1, 3, 64, 64), k=1).converged.all()
 
 
-@pytest.mark.parametrize("beta", [0.1, 1.0, 7.5])
-@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-def test_the_objective_against_torch_distributions(beta, likelihood):
-    x, y = torch.rand(4, 1, 3, 3, dtype=torch.float64), torch.rand(4, 1, 3, 3, dtype=torch.float64)
-    mean = torch.randn(4, 2, dtype=torch.float64)
-    logvar = torch.randn(4, 2, dtype=torch.float64)
-    if likelihood == "gaussian":
-        # Variance ½ makes minus the log-density the squared error, up to a constant.
-        density = Normal(y, 0.5**0.5)
-        log_p = density.log_prob(x) - density.log_prob(y)
-    else:
-        log_p = Bernoulli(y, validate_args=False).log_prob(x)
-    q = Normal(mean, (0.5 * logvar).exp())
-    divergence = kl_divergence(q, Normal(torch.zeros(2).double(), torch.ones(2).double()))
-    expected = (-log_p.sum((1, 2, 3)) + beta * divergence.sum(1)).mean()
-    torch.testing.assert_close(negative_elbo(x, y, mean, logvar, beta, likelihood), expected)
+@pytest.mark.parametrize(
+    "vae",
+    [
+        MLPVAE((1, 4, 4), hidden=(16, 12), latent=3, learned_variance=True),
+        ConvVAE((2, 4, 4), filters=(4, 6), units=(7, 9), latent=3, learned_variance=True),
+    ],
+    ids=["dense", "convolutional"],
+)
+def test_a_learned_variance(vae):
+    vae.double().eval()
+    z = torch.randn(5, 3, dtype=torch.float64)
+    mean, logvar = vae.decode_distribution(z)
+    assert mean.shape == logvar.shape == (5, *vae.event_shape)
+    torch.testing.assert_close(mean, vae.decode(z))
+    # However small the network would have it, there is a bound.
+    vae.decoder[-2 if isinstance(vae, ConvVAE) else -3].bias.data -= 100
+    assert (vae.decode_distribution(z)[1].exp().sqrt() >= 0.999 * SMALLEST_STD).all()
 
 
-def test_an_unknown_likelihood():
-    x, z = torch.rand(2, 3), torch.rand(2, 1)
-    with pytest.raises(ValueError, match="likelihood='poisson' is not one of gaussian, bernoulli"):
-        negative_elbo(x, x, z, z, 1.0, "poisson")
+def test_a_learned_variance_adds_a_term_to_the_decoder_metric():
+    vae = MLPVAE((1, 3, 3), hidden=(16, 12), latent=3, learned_variance=True).double().eval()
+    z = torch.randn(2, 3, dtype=torch.float64)
+    metric = pb.expected_metric(pb.as_map(vae.decode_distribution, returns="mean_logvar"), z)
+    parts = [
+        dense_jacobian(part, z)
+        for part in (vae.decode, lambda z: (0.5 * vae.decode_distribution(z)[1]).exp())
+    ]
+    assert parts[1].abs().max() > 1e-3
+    torch.testing.assert_close(metric.to_dense(), sum(J.mT @ J for J in parts))
+
+
+def test_a_decoder_without_variance_says_so():
+    vae = MLPVAE((1, 3, 3), hidden=(4,), latent=2).eval()
+    with pytest.raises(ValueError, match="no variance: declare `decode` with returns='mean'"):
+        vae.decode_distribution(torch.randn(1, 2))

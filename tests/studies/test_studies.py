@@ -5,11 +5,16 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from models import training
+from models import checkpoints, datasets, training
+from models.vae import MLPVAE
 from pullback import archive
 from studies import digits
+from studies.sweep import betas
+from studies.train import evaluate
+from tests.models.test_celeba import make_folder
 
 
 @pytest.fixture
@@ -50,6 +55,83 @@ def test_train_writes_a_checkpoint(study, tmp_path, capsys):
     assert study("train", "--dataset", "digits", "--epochs", 1, "--out", path) == 0
     assert "mean squared error of the held-out reconstructions" in capsys.readouterr().out
     assert training.load(path).event_shape == (1, 8, 8)
+
+
+def test_train_takes_the_other_objectives(study, tmp_path):
+    path = tmp_path / "vae.safetensors"
+    options = ["--mixup", 0.5, "--schedule", "cosine", "--learned_variance", "true"]
+    command = ["train", "--dataset", "digits", "--epochs", 1, "--out", path, *options]
+    assert study(*command, "--objective", "tcvae") == 0
+    assert training.load(path).config["learned_variance"]
+    assert checkpoints.read_configuration(path)["training"]["dataset"] == "digits"
+    assert study(*command, "--objective", "vae") == 1
+
+
+def test_train_on_celeba(study, tmp_path, capsys):
+    folder, path = make_folder(tmp_path / "faces"), tmp_path / "vae.safetensors"
+    (folder / "img_align_celeba" / "000002.jpg").write_text("not an image")
+    command = ["train", "--dataset", "celeba", "--data", folder, "--epochs", 1, "--out", path]
+    assert study(*command) == 1
+    assert "000002.jpg cannot be read as an image" in capsys.readouterr().err
+    assert study(*command, "--skip_bad", "true") == 0
+    assert "skipped 1 bad images, 000002.jpg among them" in capsys.readouterr().out
+    assert training.load(path).event_shape == (3, 64, 64)
+    assert study(*command[:4], tmp_path, "--out", path) == 1
+    assert "no CelebA in" in capsys.readouterr().err
+
+
+def test_the_held_out_error_is_summed_over_batches(monkeypatch):
+    images = datasets.load("digits").test
+    vae = MLPVAE((1, 8, 8), hidden=(8,), latent=2).eval()
+    monkeypatch.setattr(sys.modules["studies.train"], "_BATCH", 64)
+    error, variance = evaluate(vae, images, torch.device("cpu"))
+    expected = (vae.decode(vae.encode(images)[0]) - images).square().mean().item()
+    assert error == pytest.approx(expected)
+    assert variance == pytest.approx(images.var(dim=0).mean().item())
+
+
+def test_a_sweep_skips_what_is_done_and_goes_on_past_failures(study, tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    command = ["sweep", "--dataset", "digits", "--out", folder, "--quick", "true", "--seed", 3]
+    names = [f"beta-{beta}.safetensors" for beta in ("0.01", "0.316228", "10")]
+    folder.mkdir()
+    (folder / names[0]).write_text("mine")
+    failures = study(*command)
+    assert failures.startswith("1 of 3 trainings failed:")
+    assert f"{folder / names[0]} is no safetensors file" in failures
+    assert (folder / names[0]).read_text() == "mine"
+    (folder / names[0]).unlink()
+    done = {name: (folder / name).stat().st_mtime_ns for name in names[1:]}
+    assert study(*command) == 0
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert done == {name: (folder / name).stat().st_mtime_ns for name in names[1:]}
+    trained = [checkpoints.read_configuration(folder / name)["training"] for name in names]
+    assert [facts["beta"] for facts in trained] == [0.01, 0.316228, 10]
+    assert capsys.readouterr().out.count("mean squared error") == 5
+
+
+def test_the_betas_of_the_paper():
+    values = betas(0.01, 10.0, 50)
+    assert (len(values), values[0], values[-1]) == (50, 0.01, 10)
+    # Two of the β in the authors' published scores.
+    assert {0.193070, 1.38950} < set(values)
+    assert betas(2.0, 2.0, 1) == [2.0]
+
+
+def test_what_a_sweep_refuses(study, tmp_path, capsys):
+    out = ["sweep", "--dataset", "digits", "--out", tmp_path / "sweep"]
+    for options, message in [
+        (["--lowest", 0], "must be positive and finite, in this order, got 0.0 and 10.0"),
+        (["--lowest", 11], "in this order, got 11.0 and 10.0"),
+        (["--count", 0], "count=0 β from 0.01 to 10.0 make no range"),
+        (["--highest", 0.010000001], "too close to tell apart"),
+        (["--mixup", -1], "the weight of mixup must be 0 or more, and finite, got -1.0"),
+        (["--dataset", "cifar"], "data set 'cifar' is not one of"),
+        (["--out", __file__], "is a file; name a folder"),
+    ]:
+        assert study(*out, *options) == 1
+        assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_refused(study, tmp_path, capsys, monkeypatch):
