@@ -82,6 +82,12 @@ class JacobianOperator(LinearOperator):
         args = [arg.expand(*batch_shape, arg.shape[-1]) for arg in self._args]
         return self.__class__(*args, **self._kwargs)
 
+    def _set_requires_grad(self, val: bool) -> None:
+        # Operators that contain this one set what it has already; all of the map's own tensors,
+        # buffers as well, would be marked.
+        if val != self.requires_grad:
+            super()._set_requires_grad(val)
+
     def _matmul(self, rhs: Tensor) -> Tensor:
         return self._product(rhs, self.transposed)
 

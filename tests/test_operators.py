@@ -336,3 +336,15 @@ def test_one_forward_pass_serves_all_products():
         metric.jacobian.x.add_(1)
         metric @ torch.rand(2, 4, 2)
     assert calls == [2, 2]
+
+
+def test_the_combined_metric_leaves_the_modules_as_they_are():
+    encoder = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Tanh()).eval()
+    decoder = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6), nn.Sigmoid()).eval()
+    chunked = pb.as_map(lambda x: encoder(x).chunk(2, dim=1), returns="mean_logvar")
+    for _ in range(2):
+        metric = pb.expected_metric(chunked, torch.rand(3, 6), decoder=pb.as_map(decoder))
+        _ = metric @ torch.rand(3, 6, 1)
+        for module in (encoder, decoder):
+            assert all(parameter.requires_grad for parameter in module.parameters())
+            assert not any(buffer.requires_grad for buffer in module.buffers())
