@@ -5,7 +5,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import SubFigure
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,9 +15,9 @@ from pullback import archive, cli
 from pullback.images import from_array
 from pullback.jobs import Settings, check_folder, score_images
 
+from .pictures import DELTAS, Pictures, attacked
+
 HIDDEN, LATENT, EPOCHS = (128, 128, 64, 32), 8, 200
-# The two steps of the paper's Figure 2, in units of λη.
-STEPS = (0.5223, 0.7443)
 SHOWN = 10
 
 
@@ -55,7 +54,8 @@ def draw(vae: VAE, images: Tensor, scores: dict[str, NDArray], path: Path) -> Pa
     """Originals, corruptions along the top eigenvector and reconstructions; histograms."""
     figure = plt.figure(figsize=(10, 8.4), layout="constrained")
     panels = np.asarray(figure.subfigures(2, 1, height_ratios=(6, 2.6)))
-    _gallery(panels[0], vae, images, scores)
+    title = "x + δλη along the top eigenvector η of the pullback metric, clipped to [0, 1]"
+    _gallery(vae, images, scores).draw(panels[0], title)
     axes = panels[1].subplots(1, 2)
     for axis, name, label in (
         (axes[0], "spectral_radius", "spectral radius ρ"),
@@ -68,7 +68,7 @@ def draw(vae: VAE, images: Tensor, scores: dict[str, NDArray], path: Path) -> Pa
     return path
 
 
-def _gallery(panel: SubFigure, vae: VAE, images: Tensor, scores: dict[str, NDArray]) -> None:
+def _gallery(vae: VAE, images: Tensor, scores: dict[str, NDArray]) -> Pictures:
     # One of each digit, so that the rows can be compared at a glance.
     chosen = [int(np.flatnonzero(scores["label"] == digit)[0]) for digit in range(SHOWN)]
     x = images[chosen]
@@ -77,25 +77,5 @@ def _gallery(panel: SubFigure, vae: VAE, images: Tensor, scores: dict[str, NDArr
     # An eigenvector has no sign of its own: take the one that leads into the images' range.
     inward = (step.unflatten(1, x.shape[1:]) * (0.5 - x)).flatten(1).sum(1).sign()
     step = (inward[:, None] * step).unflatten(1, x.shape[1:])
-
-    rows = [("original", x), ("reconstruction", _reconstruct(vae, x))]
-    for delta in STEPS:
-        corrupted = (x + delta * step).clamp(0, 1)
-        before, after = (_mean_norm(change) for change in (delta * step, corrupted - x))
-        rows.append((f"δ = {delta}\n‖δλη‖ = {before:.2f},\nclipped {after:.2f}", corrupted))
-        rows.append(("reconstruction", _reconstruct(vae, corrupted)))
-    axes = panel.subplots(len(rows), SHOWN)
-    for line, (label, pictures) in zip(axes, rows, strict=True):
-        for axis, picture in zip(line, pictures, strict=True):
-            axis.imshow(picture[0].numpy(), cmap="gray", vmin=0, vmax=1)
-            axis.set(xticks=[], yticks=[])
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
-    panel.suptitle("x + δλη along the top eigenvector η of the pullback metric, clipped to [0, 1]")
-
-
-def _mean_norm(change: Tensor) -> float:
-    return change.flatten(1).norm(dim=1).mean().item()
-
-
-def _reconstruct(vae: VAE, x: Tensor) -> Tensor:
-    return vae.decode(vae.encode(x)[0])
+    steps = [delta * step for delta in DELTAS]
+    return attacked(vae, x, [(one, (x + one).clamp(0, 1)) for one in steps])

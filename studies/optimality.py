@@ -17,7 +17,7 @@ from models import datasets, training
 from models.vae import MLPVAE, VAE, ConvVAE
 from pullback.attacks import EigenAttack, GradientAttack, PGDAttack, RandomAttack
 
-from . import displacements
+from . import displacements, named_arrays
 from .digits import EPOCHS, HIDDEN, LATENT
 from .displacements import Displacements
 from .optimality_report import draw, table
@@ -71,9 +71,7 @@ def optimality(
     if not redraw:
         count, effort = (min(images, QUICK_IMAGES), QUICK) if quick else (images, Effort())
         configuration = _configuration(dataset, checkpoint, count, seed, effort)
-        if path.exists():
-            _require_same(path, configuration)
-        else:
+        if not named_arrays.holds(path, displacements.LAYOUT, configuration):
             split = datasets.load(dataset, data)
             chosen = _choose(len(split.test), count, seed)
             folder.mkdir(parents=True, exist_ok=True)
@@ -101,20 +99,6 @@ def _configuration(
         "steps": effort.steps,
         "restarts": effort.restarts,
     }
-
-
-def _require_same(path: Path, wanted: dict[str, Any]) -> None:
-    held = displacements.read(path)[1]
-    differences = [
-        f"{name} is {held.get(name)!r} there and {wanted.get(name)!r} here"
-        for name in sorted(held.keys() | wanted.keys())
-        if held.get(name) != wanted.get(name)
-    ]
-    if differences:
-        raise FileExistsError(
-            f"{path} holds another comparison: {'; '.join(differences)}; give another folder, or "
-            "--redraw true to see what it holds"
-        )
 
 
 def _choose(available: int, count: int, seed: int) -> Tensor:

@@ -25,7 +25,7 @@ STYLES: dict[str, dict[str, Any]] = {
 
 def table(found: Displacements, configuration: dict[str, Any]) -> str:
     """The eigenvector's displacement beside the best PGD's for each eps, and what follows."""
-    lines = [_title(configuration), "", _passes(found)]
+    lines = [title(configuration), "", _passes(found)]
     pgd, eigen = (found.n_products[:, found.attack.index(name)] for name in (PGD, EIGEN))
     ratios = found.ratio(EIGEN, PGDS)
     for clipping, ratio, factor in zip(found.clipping, ratios, pgd / eigen, strict=True):
@@ -67,7 +67,7 @@ def draw(found: Displacements, configuration: dict[str, Any], path: Path) -> Pat
     axes[0].set_ylabel("latent displacement ‖μ($x_c$) − μ($x$)‖ / (√λ₁·ε)")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(f"{_title(configuration)}\nmedian and quartiles over images")
+    figure.suptitle(f"{title(configuration)}\nmedian and quartiles over images")
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path
@@ -90,7 +90,8 @@ def _panel(axis: Axes, found: Displacements, relative: NDArray[np.float64]) -> N
     axis.set_axisbelow(True)
 
 
-def _title(configuration: dict[str, Any]) -> str:
+def title(configuration: dict[str, Any]) -> str:
+    """What was measured, in a line."""
     return (
         f"{configuration['images']} held-out images of {configuration['dataset']}; PGD with "
         f"{configuration['steps']} steps, {configuration['restarts']} restarts"

@@ -58,7 +58,7 @@ def train(
         raise ValueError(f"the checkpoint's name must end in .safetensors, got {out!r}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file for the checkpoint")
-    images, held_out = _open(dataset, data, download, skip_bad)
+    images, held_out = open_images(dataset, data, download, skip_bad)
     vae = training.train(
         images,
         ConvVAE if images.shape[1] == 3 else MLPVAE,
@@ -85,8 +85,10 @@ def train(
     )
 
 
-def _open(dataset: str, data: str | None, download: bool, skip_bad: bool) -> tuple[Images, Images]:
-    """Images to train with, and others."""
+def open_images(
+    dataset: str, data: str | None, download: bool = False, skip_bad: bool = False
+) -> tuple[Images, Images]:
+    """Images to train with, and others; the arguments are those of :func:`train`."""
     if dataset == "celeba":
         return CelebA(data, "train", skip_bad), CelebA(data, "test", skip_bad)
     if dataset not in datasets.NAMES:

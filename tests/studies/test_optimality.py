@@ -117,7 +117,7 @@ def test_another_configuration_is_refused(few, finished):
 
 
 def test_what_else_is_refused(few, tmp_path):
-    with pytest.raises(FileNotFoundError, match="run without redraw first"):
+    with pytest.raises(FileNotFoundError, match="to read"):
         optimality.optimality(str(tmp_path), redraw=True)
     with pytest.raises(ValueError, match="images=451 must be from 1 to 450"):
         optimality.optimality(str(tmp_path), images=451)

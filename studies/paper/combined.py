@@ -1,0 +1,73 @@
+"""Figure 10: the scores of Figure 5 with the combined metric of Eq. 11."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from . import drawing, records
+from .beta import plain, spaced
+from .measurement import effort
+from .records import Record
+from .tables import scores_table
+from .vaes import Vaes
+
+
+def combined(
+    out: str,
+    count: int = 50,
+    images: int = 1024,
+    flat_images: int = 3072,
+    quick: bool = False,
+    redraw: bool = False,
+    **options: Any,
+) -> None:
+    """Figure 10: what ``beta`` shows, with the combined metric, and the ratio of the two radii.
+
+    The VAEs, and their scores with the metric of Eq. 4, are those of ``beta`` in the same folder.
+
+    Args:
+        out: folder for combined.h5, combined.png, combined_ratio.png, and what ``beta`` leaves.
+        count: how many β, evenly spaced on a logarithmic scale.
+        images: how many held-out images are measured with the combined metric.
+        flat_images: how many with the metric of Eq. 4, as ``images`` of ``beta``.
+        quick: at most four β, fewer images and steps.
+        redraw: draw what the folder holds, whatever it was measured with.
+        options: see :class:`Vaes`.
+    """
+    path, vaes = Path(out, "combined.h5"), Vaes(out, **options)
+    if redraw:
+        flat, record = records.read(path.with_name("beta.h5")), records.read(path)
+    else:
+        flat = plain(vaes, count, flat_images, quick=quick)
+        subjects = [(value, 0.0) for value in spaced(count, quick=quick)]
+        extent = effort(images, quick=quick)
+        record = records.collect(path, vaes, subjects, extent, combined=True)
+    print(scores_table(record))
+    print(f"\nfigure     {drawing.page(record, path.with_suffix('.png'), drawing.caption(record))}")
+    print(f"figure     {draw_ratio(record, flat, path.with_name('combined_ratio.png'))}")
+
+
+def ratio(record: Record, flat: Record) -> np.ndarray:
+    """``(vae, sample)``, the combined over the flat radius, for images that have both.
+
+    Raises:
+        ValueError: the records are not of the same β.
+    """
+    if not np.array_equal(record["beta"], flat["beta"]):
+        raise ValueError("beta.h5 and combined.h5 are not of the same β; measure both again")
+    both = min(len(record["sample"]), len(flat["sample"]))
+    return record.radius[:, :both] / flat.radius[:, :both]
+
+
+def draw_ratio(record: Record, flat: Record, path: Path) -> Path:
+    """Quantiles over images of the ratio, against β."""
+    quantiles = np.quantile(ratio(record, flat), (0.05, 0.25, 0.5, 0.75, 0.95), axis=1)
+    figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    for low, high, shade in ((0, 4, "0.9"), (1, 3, "0.75")):
+        axis.fill_between(record["beta"], quantiles[low], quantiles[high], color=shade)
+    axis.plot(record["beta"], quantiles[2], color="black")
+    axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
+    axis.set(xscale="log", yscale="log", xlabel="β", ylabel="ρ of Eq. 11 / ρ of Eq. 4")
+    return drawing.save(figure, path, f"{drawing.caption(record)}\nmedian, 50 % and 90 % of images")

@@ -1,0 +1,174 @@
+"""The authors' published scores, a table of one row for each β, beside ours."""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from numpy.typing import NDArray
+
+from . import drawing
+from .measurement import PUBLISHED, RANKS
+from .records import Record
+from .statistics import Interval, spearman
+
+# What their radius and their entropy could be, by our columns.
+_RADII = {
+    "λ₁ of J_μᵀJ_μ + J_σᵀJ_σ": lambda record: record.radius,
+    "√λ₁ of the same": lambda record: np.sqrt(record.radius),
+    "s₁, the largest singular value of J_μ": lambda record: record["mean_radius"],
+}
+_ENTROPIES = {
+    "λ/Σλ": lambda record: record["entropy"],
+    "λ as it is": lambda record: record["entropy_none"],
+    "λ/λ₁": lambda record: record["entropy_max"],
+    "s/s₁ of J_μ": lambda record: record["mean_entropy"],
+}
+_STEPS = {
+    "δλη, clipped": (1, True),
+    "δλη": (1, False),
+    "δ√λη, clipped": (0.5, True),
+    "δ√λη": (0.5, False),
+}
+
+
+class Published(NamedTuple):
+    """Means over 3 072 test images.
+
+    Attributes:
+        beta: ``(n,)``.
+        radius, entropy: ``(n,)``.
+        error: ``(n, direction, step)``, mean squared errors after the five published steps.
+    """
+
+    beta: NDArray
+    radius: NDArray
+    entropy: NDArray
+    error: NDArray
+
+
+def read(path: Path) -> Published:
+    """The table, as CSV.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it lacks a column.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no published scores at {path}")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    errors = [
+        [f"mse_dir{rank + 1}_step{delta:.4f}" for delta in PUBLISHED] for rank in range(RANKS)
+    ]
+
+    def column(name: str) -> NDArray:
+        if not rows or name not in rows[0]:
+            raise ValueError(f"{path} has no column {name!r}")
+        return np.array([float(row[name]) for row in rows])
+
+    error = np.array([[column(name) for name in names] for names in errors])
+    return Published(
+        column("beta"), column("radius_mean"), column("entropy_mean"), error.transpose(2, 0, 1)
+    )
+
+
+def matched(record: Record, published: Published) -> tuple[Record, Published] | None:
+    """Both at the β that they share, to four digits; None if these are fewer than three."""
+    near = np.isclose(record["beta"][:, None], published.beta, rtol=1e-3)
+    ours, theirs = np.nonzero(near)
+    if len(ours) < 3:
+        return None
+    return record.select(ours), Published(*(array[theirs] for array in published))
+
+
+def errors(record: Record, power: float, clipped: bool) -> NDArray:
+    """``(vae, direction, step)``, our mean errors after the published steps."""
+    steps = record.steps(power, clipped)
+    chosen = [int(steps[np.abs(record["delta"][steps] - d).argmin()]) for d in PUBLISHED]
+    return record["attack_error_mean"][..., chosen]
+
+
+def section(record: Record, published: Published) -> list[str]:
+    """Markdown: what of ours is theirs, how closely, and the errors side by side."""
+    clean = record["reconstruction_error"].mean(1, dtype=float) / published.error[:, -1, 0]
+    near = int((np.abs(clean - 1) <= 0.1).sum())
+    lines = [
+        f"Reconstruction: our mean squared error lies within 10 % of theirs (direction 5, smallest "
+        f"step) at **{near} of {len(clean)}** β; ours over theirs is {clean.min():.2f} to "
+        f"{clean.max():.2f}, median {np.median(clean):.2f}.",
+        "",
+        "| ours | rank correlation with theirs | ours over theirs: median | smallest | largest |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for kind, theirs, table in (
+        ("radius", published.radius, _RADII),
+        ("entropy", published.entropy, _ENTROPIES),
+    ):
+        for name, pick in table.items():
+            mean = pick(record).mean(1, dtype=float)
+            lines.append(_row(f"{kind}: {name}", spearman(mean, theirs), mean / theirs))
+    for name, (power, clipped) in _STEPS.items():
+        factor = errors(record, power, clipped) / published.error
+        both = spearman(errors(record, power, clipped).ravel(), published.error.ravel())
+        lines.append(_row(f"errors after {name}", both, factor))
+    return [*lines, "", *_side_by_side(record, published)]
+
+
+def _row(name: str, correlation: Interval, factor: NDArray) -> str:
+    low, middle, high = np.quantile(factor, (0, 0.5, 1))
+    return f"| {name} | {correlation} | {middle:.3g} | {low:.3g} | {high:.3g} |"
+
+
+def _side_by_side(record: Record, published: Published) -> list[str]:
+    chosen = np.unique(np.linspace(0, len(published.beta) - 1, 4).round().astype(int))
+    ours = errors(record, *_STEPS[closest_steps(record, published)])
+    lines = [
+        "Mean squared errors after steps along five directions, theirs / ours "
+        f"({closest_steps(record, published)}, which is nearest to theirs):",
+        "",
+        "| direction | δ | " + " | ".join(f"β = {b:.3g}" for b in published.beta[chosen]) + " |",
+        "| --- | --- | " + " | ".join("---" for _ in chosen) + " |",
+    ]
+    for rank in range(RANKS):
+        for step, delta in enumerate(PUBLISHED):
+            cells = (
+                f"{published.error[i, rank, step]:.4f} / {ours[i, rank, step]:.4f}" for i in chosen
+            )
+            lines.append(f"| {rank + 1} | {delta:.4g} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def closest_steps(record: Record, published: Published) -> str:
+    """The kind of step whose errors are nearest to theirs, in the mean of |log ratio|."""
+
+    def distance(name: str) -> float:
+        return float(np.abs(np.log(errors(record, *_STEPS[name]) / published.error)).mean())
+
+    return min(_STEPS, key=distance)
+
+
+def draw(record: Record, published: Published, path: Path) -> Path:
+    """Radius, entropy and errors against β, theirs and ours."""
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    for axis, theirs, table, label in (
+        (axes[0], published.radius, _RADII, "radius"),
+        (axes[1], published.entropy, _ENTROPIES, "entropy"),
+    ):
+        for i, (name, pick) in enumerate(table.items()):
+            hue = drawing.colour(i, list(table))
+            axis.plot(record["beta"], pick(record).mean(1), color=hue, label=name)
+        axis.plot(published.beta, theirs, "k.", label="published")
+        axis.set(xscale="log", xlabel="β", ylabel=label)
+        axis.legend(frameon=False, fontsize="small")
+    axes[0].set_yscale("log")
+    axes[1].set_ylim(0, 1.3 * max(published.entropy.max(), record["mean_entropy"].mean(1).max()))
+    ours = errors(record, *_STEPS[closest_steps(record, published)])
+    for step, delta in enumerate(PUBLISHED):
+        hue = drawing.colour(step, list(map(str, PUBLISHED)))
+        axes[2].plot(record["beta"], ours[:, 0, step], color=hue, label=f"δ = {delta:.3g}")
+        axes[2].plot(published.beta, published.error[:, 0, step], ".", color=hue)
+    axes[2].set(xscale="log", xlabel="β", ylabel="MSE along direction 1 (dots: published)")
+    axes[2].legend(frameon=False, fontsize="small")
+    return drawing.save(figure, path, f"{drawing.caption(record)}, beside the published scores")

@@ -1,0 +1,59 @@
+"""VAEs for which everything that is measured is known, and studies with hardly any training."""
+
+import runpy
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from studies.paper import measurement, mixup, vaes
+
+INPUTS, LATENT = 6, 6
+
+
+@pytest.fixture
+def linear_vae():
+    """Codes A x with σ = 1, decoded by the inverse of A: reconstructions are exact."""
+    a = torch.randn(LATENT, INPUTS, generator=torch.Generator().manual_seed(4)).double()
+    inverse = torch.linalg.inv(a)
+
+    def encode(x):
+        mean = x.flatten(1) @ a.T
+        return mean, torch.zeros_like(mean)
+
+    return SimpleNamespace(
+        encode=encode, decode=lambda z: (z @ inverse.T).unflatten(1, (1, 2, 3)), matrix=a
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A folder with what all studies of the paper leave for digits, quickly."""
+    root = tmp_path_factory.mktemp("paper")
+    with pytest.MonkeyPatch.context() as patch:
+        hurry(patch)
+        for name in ("beta", "distance", "mixup", "combined", "gallery"):
+            assert run(name, "--quick", "true", "--out", root / "digits") == 0
+    return root
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """Little training and few images."""
+    hurry(monkeypatch)
+
+
+def hurry(patch):
+    patch.setattr(vaes, "EPOCHS", 2)
+    patch.setattr(measurement, "QUICK_IMAGES", 12)
+    patch.setattr(mixup, "SHOWN", 3)
+
+
+def run(*arguments):
+    """The exit status of ``python -m studies`` with these arguments."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["studies", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_module("studies", run_name="__main__")
+    return stopped.value.code

@@ -1,0 +1,136 @@
+"""The paper's studies from the shell: their files, what a second run does, what is refused."""
+
+import numpy as np
+import pytest
+import xarray
+from PIL import Image
+
+from studies import pictures
+from studies.paper import records, vaes
+from studies.paper.combined import ratio
+from studies.paper.records import LAYOUT
+from tests.studies.paper.conftest import run
+
+NAMES = ("beta", "distance", "mixup", "combined", "gallery")
+
+
+def test_every_study_leaves_archive_and_figure(finished):
+    folder = finished / "digits"
+    for name in ("beta", "distance", "mixup", "combined", "gallery-beta-1", "reconstructions"):
+        assert (folder / f"{name}.h5").exists()
+        with Image.open(folder / f"{name}.png") as picture:
+            assert picture.width > 300
+    with xarray.open_dataset(folder / "beta.h5", engine="h5netcdf") as opened:
+        assert set(LAYOUT) == set(opened.variables)
+        assert opened.eigenvalues.dims == ("vae", "sample", "rank")
+        np.testing.assert_allclose(opened.beta, [0.01, 0.1, 1, 10])
+        assert (opened.relative_residual <= 1e-3).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_again_draws_without_computing(finished, fast, monkeypatch, capsys, name):
+    monkeypatch.setattr(vaes.Vaes, "get", None)
+    monkeypatch.setattr(vaes.Vaes, "held_out", None)
+    folder = finished / "digits"
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("**/*.h5")}
+    assert run(name, "--quick", "true", "--out", folder) == 0
+    assert "figure     " in capsys.readouterr().out
+    # Redrawn whatever it was measured with: no data set of that name is looked for.
+    assert run(name, "--redraw", "true", "--out", folder, "--dataset", "mnist") == 0
+    assert before == {path: path.stat().st_mtime_ns for path in folder.glob("**/*.h5")}
+
+
+def test_parts_are_shared(finished):
+    folder = finished / "digits"
+    beta, distance = (records.read(folder / f"{name}.h5") for name in ("beta", "distance"))
+    np.testing.assert_array_equal(beta.radius[[0, 2]], distance.radius[:2])
+    found = {path.stem for path in (folder / "parts").iterdir()}
+    plain = {"beta-0.01", "beta-0.1", "beta-1", "beta-10"}
+    mixed = {"beta-0.01-mixup-1", "beta-10-mixup-1"}
+    assert found == plain | {"beta-7.5"} | mixed | {f"combined-{name}" for name in plain}
+
+
+def test_an_interrupted_study_goes_on(fast, tmp_path, monkeypatch):
+    collected = []
+
+    def stop_at_third(self, beta, mixup=0.0, get=vaes.Vaes.get):
+        collected.append(beta)
+        if len(collected) == 3:
+            raise KeyboardInterrupt
+        return get(self, beta, mixup)
+
+    monkeypatch.setattr(vaes.Vaes, "get", stop_at_third)
+    assert run("beta", "--quick", "true", "--out", tmp_path) == 130
+    assert not (tmp_path / "beta.h5").exists()
+    assert run("beta", "--quick", "true", "--out", tmp_path) == 0
+    assert collected == [0.01, 0.1, 1, 1, 10]
+
+
+def test_other_settings_are_refused(finished, fast, capsys):
+    folder = finished / "digits"
+    for option, message in (
+        (("--seed", 1), "seed is 0 there and 1 here"),
+        (("--count", 3), "vaes is [[0.01, 0.0], [0.1, 0.0]"),
+        (("--images", 7), "images is 12 there and 7 here"),
+    ):
+        assert run("beta", "--quick", "true", "--out", folder, *option) == 1
+        assert message in capsys.readouterr().err
+    assert run("gallery", "--quick", "true", "--out", folder, "--seed", 1) == 1
+    assert "holds other numbers: seed is 0 there and 1 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("beta", "--images", "1"), "images=1 must be at least 2"),
+        (("beta", "--count", "0"), "count=0 β"),
+        (("beta", "--epochs", "0"), "at least 1 epoch"),
+        (("beta", "--dataset", "cifar"), "data set 'cifar' is not one of"),
+        (("beta", "--redraw", "true"), "there is no"),
+        (("mixup", "--mixed", "0"), "mixed=0 must be at least 1"),
+        (("gallery", "--shown", "0"), "shown=0 must be at least 1"),
+        (("gallery", "--beta", "-1"), "beta must be positive, got -1"),
+        (("distance", "--dataset", "mnist", "--data", "nowhere"), "no IDX files of mnist"),
+        (("distance", "--device", "abacus"), "abacus"),
+    ],
+)
+def test_bad_input_is_refused(fast, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.delenv("PULLBACK_DATA", raising=False)
+    assert run(*arguments, "--out", tmp_path / "run") == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+def test_a_file_is_no_folder(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert run("beta", "--out", tmp_path / "file") == 1
+    assert "is a file; name a folder" in capsys.readouterr().err
+
+
+def test_ratios_of_radii_are_of_the_same_images(finished):
+    flat, combined = (records.read(finished / f"digits/{name}.h5") for name in ("beta", "combined"))
+    np.testing.assert_array_equal(ratio(combined, flat), combined.radius / flat.radius)
+    with pytest.raises(ValueError, match="not of the same β"):
+        ratio(combined.select([0]), flat)
+
+
+def test_pictures_come_back(finished, tmp_path):
+    found = pictures.read(finished / "digits" / "gallery-beta-1.h5")
+    assert found.pixels.shape == (6, 4, 1, 8, 8)
+    assert found.row[:2] == ("original", "reconstruction")
+    assert found.row[2].startswith("δ = 0.5223\n‖δλη‖ = ")
+    assert ((found.pixels >= 0) & (found.pixels <= 1)).all()
+    pictures.write(tmp_path / "new" / "p.h5", found, {"shown": 4})
+    again = pictures.read(tmp_path / "new" / "p.h5")
+    assert again.row == found.row
+    np.testing.assert_array_equal(again.pixels, found.pixels)
+
+
+def test_the_studies_are_listed(capsys):
+    assert run() == 0
+    printed = capsys.readouterr().out
+    for name in (*NAMES, "optimality", "report", "benchmark", "digits", "sweep", "train"):
+        assert f"  {name} " in printed
+    assert printed.index("Figure 10") < printed.index("Others:")
