@@ -8,12 +8,12 @@ from jsonargparse import auto_cli
 
 from .benchmark import benchmark
 from .digits import digits
-from .optimality import optimality
 from .paper.beta import beta
 from .paper.combined import combined
 from .paper.distance import distance
 from .paper.gallery import gallery
 from .paper.mixup import mixup
+from .paper.optimality import optimality
 from .paper.report import report
 from .sweep import sweep
 from .train import train

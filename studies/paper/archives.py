@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import displacements
-from ..displacements import Displacements
-from . import records
+from . import displacements, records
+from .displacements import Displacements
 from .records import Record
 
 NAMES = ("beta", "distance", "mixup", "combined")

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..displacements import Displacements
-from ..optimality_report import EIGEN, HOLDS, PGDS
 from .archives import Archives
 from .combined import ratio as radius_ratio
+from .displacements import Displacements
 from .mixup import matches
+from .optimality_report import EIGEN, HOLDS, PGDS
 from .records import Record
 from .statistics import Interval, ratio, spearman
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from pullback.archive import write_text
 
-from .. import optimality_report, pictures
-from . import combined, distance, drawing, mixup, published
+from .. import pictures
+from . import combined, distance, drawing, mixup, optimality_report, published
 from .archives import Archives, find
 from .claims import STRONG, Claim, claims
 from .records import Record

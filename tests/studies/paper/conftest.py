@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from studies.paper import measurement, mixup, vaes
+from studies.paper import measurement, mixup, optimality, vaes
 
 INPUTS, LATENT = 6, 6
 
@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("paper")
     with pytest.MonkeyPatch.context() as patch:
         hurry(patch)
-        for name in ("beta", "distance", "mixup", "combined", "gallery"):
+        for name in ("beta", "distance", "mixup", "combined", "gallery", "optimality"):
             assert run(name, "--quick", "true", "--out", root / "digits") == 0
     return root
 
@@ -48,6 +48,7 @@ def hurry(patch):
     patch.setattr(vaes, "EPOCHS", 2)
     patch.setattr(measurement, "QUICK_IMAGES", 12)
     patch.setattr(mixup, "SHOWN", 3)
+    patch.setattr(optimality, "QUICK", optimality.Effort(eps=(0.1, 1.0), steps=2, restarts=1))
 
 
 def run(*arguments):

@@ -115,7 +115,7 @@ def test_the_report_is_made_from_archives_alone(finished, tmp_path, capsys):
     assert "| ρ falls as β grows | " in text
     assert "12 held-out images, metric of Eq. 11" in text
     shown = [line.split("(")[1].rstrip(")") for line in text.splitlines() if line[:2] == "!["]
-    assert len(shown) == 7
+    assert len(shown) == 8
     for name in shown:
         assert (page.parent / name).stat().st_size > 1000
     capsys.readouterr()

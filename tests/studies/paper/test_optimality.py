@@ -10,8 +10,8 @@ from PIL import Image
 
 import pullback as pb
 from pullback.attacks import EigenAttack, PGDAttack
-from studies import displacements, optimality, optimality_report
-from studies.optimality import Effort, measure
+from studies.paper import displacements, optimality, optimality_report, vaes
+from studies.paper.optimality import Effort, measure
 from tests.attacks.conftest import linear
 from tests.conftest import SmoothEncoder
 
@@ -29,8 +29,7 @@ def few():
     """Little training of a small VAE, few norms and steps; counts how often it is measured."""
     calls = []
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"epochs": 1, "hidden": [8], "latent": 2}.items():
-            patch.setitem(optimality.DIGITS, name, value)
+        patch.setattr(vaes, "EPOCHS", 1)
         patch.setattr(optimality, "QUICK", EFFORT)
         patch.setattr(optimality, "QUICK_IMAGES", 5)
         patch.setattr(
@@ -50,7 +49,7 @@ def finished(few, tmp_path_factory):
 
 def test_ratios_are_those_of_the_attacks(tmp_path, x):
     encoder = pb.as_map(SmoothEncoder(12, 3), returns="mean_logvar")
-    measured = measure(encoder, x, torch.arange(4), EFFORT, seed=3)
+    measured = measure(encoder, x, EFFORT, seed=3)
     displacements.write(tmp_path / "f.h5", measured, {"seed": 3})
     found, configuration = displacements.read(tmp_path / "f.h5")
     assert configuration == {"seed": 3}
@@ -76,11 +75,13 @@ def test_ratios_are_those_of_the_attacks(tmp_path, x):
 def test_a_linear_map_is_linear_everywhere():
     encoder, A = linear(inputs=12)
     x = torch.rand(3, 12, dtype=torch.float64)
-    found = measure(encoder, x, torch.arange(3), Effort(EFFORT.eps, steps=50), seed=0)
+    found = measure(encoder, x, Effort(EFFORT.eps, steps=50), seed=0)
     np.testing.assert_allclose(found.ratio("eigenvector", PGDS)[0], 1, rtol=1e-4)
     np.testing.assert_allclose(found.relative()[0, found.attack.index("eigenvector")], 1, rtol=1e-6)
     np.testing.assert_allclose(found.eigenvalue, torch.linalg.matrix_norm(A, 2) ** 2, rtol=1e-6)
-    text = optimality_report.table(found, {"images": 3, "dataset": "x", "steps": 9, "restarts": 5})
+    text = optimality_report.table(
+        found, dict.fromkeys(("images", "dataset", "beta", "epochs", "steps", "restarts"), 1)
+    )
     assert "the linearisation holds up to eps = 5: median 1.0000 at the largest eps tried" in text
 
 
@@ -97,13 +98,14 @@ def test_how_far_the_linearisation_holds(medians, said):
 
 
 def test_the_same_again_computes_nothing(few, finished, capsys):
-    assert {path.name for path in finished.iterdir()} == {"optimality.h5", "optimality.png"}
+    left = {"optimality.h5", "optimality.png", "models"}
+    assert {path.name for path in finished.iterdir()} == left
     for options in ({"quick": True}, {"redraw": True, "dataset": "mnist"}):
         (finished / "optimality.png").unlink()
         optimality.optimality(str(finished), **options)
         printed = capsys.readouterr().out
         table = optimality_report.table(*displacements.read(finished / "optimality.h5"))
-        assert printed.startswith("5 held-out images of digits; PGD with 6 steps, 2 restarts\n")
+        assert printed.startswith("5 held-out images of digits, β = 0.5, 1 epochs; PGD with 6")
         assert printed.startswith(table)
         with Image.open(finished / "optimality.png") as picture:
             assert picture.width > 600
@@ -119,8 +121,8 @@ def test_another_configuration_is_refused(few, finished):
 def test_what_else_is_refused(few, tmp_path):
     with pytest.raises(FileNotFoundError, match="to read"):
         optimality.optimality(str(tmp_path), redraw=True)
-    with pytest.raises(ValueError, match="images=451 must be from 1 to 450"):
-        optimality.optimality(str(tmp_path), images=451)
+    with pytest.raises(ValueError, match="images=0 must be at least 1"):
+        optimality.optimality(str(tmp_path), images=0)
     (tmp_path / "optimality.h5").write_bytes(b"no HDF5")
     with pytest.raises(ValueError, match="is damaged"):
         optimality.optimality(str(tmp_path), redraw=True)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import named_arrays
-from .named_arrays import Variable
+from .. import named_arrays
+from ..named_arrays import Variable
 
 LAYOUT = {
     "clipping": Variable(("clipping",), "1", "whether perturbed images are clipped to [0, 1]"),

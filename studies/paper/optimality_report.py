@@ -93,7 +93,8 @@ def _panel(axis: Axes, found: Displacements, relative: NDArray[np.float64]) -> N
 def title(configuration: dict[str, Any]) -> str:
     """What was measured, in a line."""
     return (
-        f"{configuration['images']} held-out images of {configuration['dataset']}; PGD with "
+        f"{configuration['images']} held-out images of {configuration['dataset']}, β = "
+        f"{configuration['beta']:g}, {configuration['epochs']} epochs; PGD with "
         f"{configuration['steps']} steps, {configuration['restarts']} restarts"
     )
 
