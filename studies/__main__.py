@@ -1,64 +1,7 @@
-"""``python -m studies NAME``: the studies by name, ``--help`` for their options."""
+"""``python -m studies NAME``."""
 
-import logging
 import sys
-from collections.abc import Callable
 
-from jsonargparse import auto_cli
-
-from .benchmark import benchmark
-from .digits import digits
-from .paper.beta import beta
-from .paper.combined import combined
-from .paper.distance import distance
-from .paper.gallery import gallery
-from .paper.mixup import mixup
-from .paper.optimality import optimality
-from .paper.report import report
-from .sweep import sweep
-from .train import train
-
-# What shows what; `python -m studies` lists them.
-FIGURES: dict[Callable[..., None], str] = {
-    gallery: "Figures 2 and 4, and 8 and 9 with --combined true: attacked images",
-    distance: "Figure 3: latent distance against δ",
-    beta: "Figure 5: scores and attacks against β",
-    mixup: "Figures 6 and 7: training with latent mixup",
-    combined: "Figure 10: scores and attacks with the metric of Eq. 11",
-    optimality: "Theorem 3.2: the top eigenvector beside other attacks",
-}
-OTHERS: dict[Callable[..., None], str] = {
-    benchmark: "what scores cost, beside other ways to compute them",
-    report: "which of the paper's claims hold, from the archives",
-    digits: "the main job on embedded data",
-    sweep: "one VAE for each of many β",
-    train: "one VAE",
-}
-
-
-def main() -> int:
-    """Run a study; returns the exit status (0 done, 1 refused, 130 interrupted)."""
-    if len(sys.argv) == 1:
-        print(listing())
-        return 0
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
-    try:
-        auto_cli([*FIGURES, *OTHERS], prog="python -m studies", as_positional=False)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, TypeError, OSError, ArithmeticError) as error:
-        print(f"python -m studies: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def listing() -> str:
-    """The studies, those of the paper's figures first."""
-    lines = []
-    for title, studies in (("The paper's figures:", FIGURES), ("Others:", OTHERS)):
-        lines += [title, *(f"  {study.__name__:<12}{text}" for study, text in studies.items()), ""]
-    return "\n".join([*lines, "python -m studies NAME --help says more."])
-
+from .cli import main
 
 sys.exit(main())

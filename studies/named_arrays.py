@@ -102,7 +102,7 @@ def holds(path: Path, layout: Layout, wanted: dict[str, Any]) -> bool:
     if differences:
         raise FileExistsError(
             f"{path} holds other numbers: {'; '.join(differences)}; give another folder, or "
-            "--redraw true to see what it holds"
+            "--redraw to see what it holds"
         )
     return True
 

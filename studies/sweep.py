@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .paper.vaes import name
 from .train import train
 
 QUICK_COUNT, QUICK_EPOCHS = 3, 2
@@ -40,7 +41,7 @@ def sweep(
     passes = min(epochs, QUICK_EPOCHS) if quick else epochs
     failed = []
     for beta in values:
-        path = folder / f"beta-{beta:.6g}.safetensors"
+        path = folder / f"{name(beta)}.safetensors"
         try:
             train(str(path), beta=beta, epochs=passes, **options)
         # Of one β; what else can go wrong concerns all of them.

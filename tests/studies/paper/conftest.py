@@ -1,13 +1,12 @@
 """VAEs for which everything that is measured is known, and studies with hardly any training."""
 
-import runpy
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from studies.paper import measurement, mixup, optimality, vaes
+from tests.studies.shell import run
 
 INPUTS, LATENT = 6, 6
 
@@ -49,12 +48,3 @@ def hurry(patch):
     patch.setattr(measurement, "QUICK_IMAGES", 12)
     patch.setattr(mixup, "SHOWN", 3)
     patch.setattr(optimality, "QUICK", optimality.Effort(eps=(0.1, 1.0), steps=2, restarts=1))
-
-
-def run(*arguments):
-    """The exit status of ``python -m studies`` with these arguments."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["studies", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            runpy.run_module("studies", run_name="__main__")
-    return stopped.value.code

@@ -11,7 +11,7 @@ from studies.paper.claims import CONDITIONAL, CONFIRMED, REFUTED, broken_at
 from studies.paper.measurement import COORDINATES, MEASURED, PUBLISHED, coordinates, effort
 from studies.paper.mixup import matches
 from studies.paper.records import LAYOUT, Record
-from tests.studies.paper.conftest import run
+from tests.studies.shell import run
 
 EXTENT = effort(40, quick=False)
 CONFIGURATION = {"dataset": "made", "epochs": 1, "metric": "expected"}

@@ -6,10 +6,12 @@ import xarray
 from PIL import Image
 
 from studies import pictures
+from studies.cli import with_values
 from studies.paper import records, vaes
 from studies.paper.combined import ratio
 from studies.paper.records import LAYOUT
-from tests.studies.paper.conftest import run
+from tests.models.test_celeba import make_folder
+from tests.studies.shell import run
 
 NAMES = ("beta", "distance", "mixup", "combined", "gallery", "optimality")
 
@@ -33,10 +35,10 @@ def test_the_same_again_draws_without_computing(finished, fast, monkeypatch, cap
     monkeypatch.setattr(vaes.Vaes, "held_out", None)
     folder = finished / "digits"
     before = {path: path.stat().st_mtime_ns for path in folder.glob("**/*.h5")}
-    assert run(name, "--quick", "true", "--out", folder) == 0
+    assert run(name, "--quick", "--out", folder) == 0
     assert "figure     " in capsys.readouterr().out
     # Redrawn whatever it was measured with: no data set of that name is looked for.
-    assert run(name, "--redraw", "true", "--out", folder, "--dataset", "mnist") == 0
+    assert run(name, "--redraw", "--out", folder, "--dataset", "mnist") == 0
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("**/*.h5")}
 
 
@@ -60,10 +62,20 @@ def test_an_interrupted_study_goes_on(fast, tmp_path, monkeypatch):
         return get(self, beta, mixup)
 
     monkeypatch.setattr(vaes.Vaes, "get", stop_at_third)
-    assert run("beta", "--quick", "true", "--out", tmp_path) == 130
+    assert run("beta", "--quick", "--out", tmp_path) == 130
     assert not (tmp_path / "beta.h5").exists()
-    assert run("beta", "--quick", "true", "--out", tmp_path) == 0
+    assert run("beta", "--quick", "--out", tmp_path) == 0
     assert collected == [0.01, 0.1, 1, 1, 10]
+
+
+def test_celeba_is_attacked(fast, tmp_path, capsys):
+    folder = make_folder(tmp_path / "faces")
+    (folder / "img_align_celeba" / "000012.jpg").write_text("not an image")
+    command = ["gallery", "--dataset", "celeba", "--data", folder, "--epochs", 1, "--out", tmp_path]
+    assert run(*command) == 1
+    assert "000012.jpg cannot be read as an image" in capsys.readouterr().err
+    assert run(*command, "--skip-bad", "--shown", 2) == 0
+    assert pictures.read(tmp_path / "gallery-beta-1.h5").pixels.shape == (6, 1, 3, 64, 64)
 
 
 def test_other_settings_are_refused(finished, fast, capsys):
@@ -73,9 +85,9 @@ def test_other_settings_are_refused(finished, fast, capsys):
         (("--count", 3), "vaes is [[0.01, 0.0], [0.1, 0.0]"),
         (("--images", 7), "images is 12 there and 7 here"),
     ):
-        assert run("beta", "--quick", "true", "--out", folder, *option) == 1
+        assert run("beta", "--quick", "--out", folder, *option) == 1
         assert message in capsys.readouterr().err
-    assert run("gallery", "--quick", "true", "--out", folder, "--seed", 1) == 1
+    assert run("gallery", "--quick", "--out", folder, "--seed", 1) == 1
     assert "holds other numbers: seed is 0 there and 1 here" in capsys.readouterr().err
 
 
@@ -86,7 +98,7 @@ def test_other_settings_are_refused(finished, fast, capsys):
         (("beta", "--count", "0"), "count=0 β"),
         (("beta", "--epochs", "0"), "at least 1 epoch"),
         (("beta", "--dataset", "cifar"), "data set 'cifar' is not one of"),
-        (("beta", "--redraw", "true"), "there is no"),
+        (("beta", "--redraw"), "there is no"),
         (("mixup", "--mixed", "0"), "mixed=0 must be at least 1"),
         (("gallery", "--shown", "0"), "shown=0 must be at least 1"),
         (("gallery", "--beta", "-1"), "beta must be positive, got -1"),
@@ -126,6 +138,25 @@ def test_pictures_come_back(finished, tmp_path):
     again = pictures.read(tmp_path / "new" / "p.h5")
     assert again.row == found.row
     np.testing.assert_array_equal(again.pixels, found.pixels)
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        (["train", "--skip-bad"], ["train", "--skip_bad", "true"]),
+        (["beta", "--quick", "--out", "a-b"], ["beta", "--quick", "true", "--out", "a-b"]),
+        (
+            ["beta", "--quick", "false", "--redraw=true"],
+            ["beta", "--quick", "false", "--redraw=true"],
+        ),
+        (
+            ["beta", "--out=x--quick", "--lowest", "-1"],
+            ["beta", "--out=x--quick", "--lowest", "-1"],
+        ),
+    ],
+)
+def test_switches_need_no_value(given, taken):
+    assert with_values(given) == taken
 
 
 def test_the_studies_are_listed(capsys):
