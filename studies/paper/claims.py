@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .archives import Archives
-from .combined import ratio as radius_ratio
+from .combined import radii
 from .displacements import Displacements
-from .mixup import matches
+from .mixup import matches, same_beta
 from .optimality_report import EIGEN, HOLDS, PGDS
 from .records import Record
 from .statistics import Interval, ratio, spearman
@@ -129,56 +129,36 @@ def _distances(record: Record) -> Claim:
 
 
 def _mixup(record: Record, without: Record) -> list[Claim]:
-    found, same = matches(record, without), []
-    for i, beta in enumerate(record["beta"]):
-        j = int(np.abs(without["beta"] - beta).argmin())
-        key = "reconstruction_error"
-        same.append(
-            (
-                beta,
-                ratio(record.radius[i], without.radius[j]),
-                ratio(record[key][i], without[key][j]),
-            )
-        )
-    lower = [_below_one(radius) for _, radius, _ in same]
-    kept = [CONFIRMED if error.low <= 1.05 else REFUTED for _, _, error in same]
-    listing = "; ".join(f"β = {b:.3g}: ρ × {r}, MSE × {e}" for b, r, e in same)
-    claims = [
-        Claim("mixup lowers ρ, at the same β", _all(lower), listing),
-        Claim(
-            "mixup costs no reconstruction (at most 5 % more MSE), at the same β",
-            _all(kept),
-            "see above",
-        ),
-    ]
-    for name in found[0].ratios:
-        if name == "MSE":
-            continue
-        cells = "; ".join(
-            f"β = {m.beta:.3g} (without: {m.matched_beta:.3g}): × {m.ratios[name]}" for m in found
-        )
-        text = f"mixup lowers {name}, at the same MSE of reconstruction"
-        claims.append(Claim(text, _all([_below_one(m.ratios[name]) for m in found]), cells))
-    return claims
+    equal = {match.beta: match.ratios for match in same_beta(record, without)}
+    lower = _mixup_claim("mixup lowers ρ, at the same β", equal, "ρ")
+    verdicts = [CONFIRMED if ratios["MSE"].low <= 1.05 else REFUTED for ratios in equal.values()]
+    text = "mixup costs no reconstruction (at most 5 % more MSE), at the same β"
+    kept = _mixup_claim(text, equal, "MSE")._replace(verdict=_all(verdicts))
+    found = matches(record, without)
+    nearest = {match.beta: match.ratios for match in found}
+    names = [name for name in found[0].ratios if name != "MSE"]
+    text = "mixup lowers {}, at the same MSE of reconstruction"
+    return [lower, kept, *(_mixup_claim(text.format(name), nearest, name) for name in names)]
+
+
+def _mixup_claim(text: str, ratios: dict[float, dict[str, Interval]], name: str) -> Claim:
+    """Whether a score is lower with mixup at each β."""
+    some = {beta: one[name] for beta, one in ratios.items()}
+    cells = "; ".join(f"{interval} at β = {beta:.3g}" for beta, interval in some.items())
+    verdict = _all([_below_one(interval) for interval in some.values()])
+    return Claim(text, verdict, f"{name} with mixup over without: {cells}")
 
 
 def _combined(record: Record, flat: Record) -> Claim:
-    ratios = radius_ratio(record, flat)
-    both = ratios.shape[1]
-    means = [ratio(a[:both], b[:both]) for a, b in zip(record.radius, flat.radius, strict=True)]
+    means = [ratio(*pair) for pair in zip(*radii(record, flat), strict=True)]
     larger = sum(interval.low > 1 for interval in means)
     smaller = sum(interval.high < 1 for interval in means)
-    smallest, largest = min(means), max(means)
-    verdict = (
-        CONFIRMED if larger == len(means) else REFUTED if smaller == len(means) else CONDITIONAL
-    )
-    beta = record["beta"]
+    least, most = (pick(zip(means, record["beta"], strict=True)) for pick in (min, max))
     return Claim(
         "the combined metric has a larger ρ than the flat one",
-        verdict,
+        _all([_above_one(interval) for interval in means]),
         f"ratio of means over images: above 1 at {larger} and below 1 at {smaller} of {len(means)} "
-        f"β; smallest {smallest} at β = {beta[means.index(smallest)]:.3g}, largest {largest} at "
-        f"β = {beta[means.index(largest)]:.3g}",
+        f"β; least {least[0]} at β = {least[1]:.3g}, most {most[0]} at β = {most[1]:.3g}",
     )
 
 
@@ -218,6 +198,10 @@ def _trend(correlation: Interval, sign: int) -> str:
 
 def _below_one(interval: Interval) -> str:
     return CONFIRMED if interval.high < 1 else REFUTED if interval.low > 1 else CONDITIONAL
+
+
+def _above_one(interval: Interval) -> str:
+    return CONFIRMED if interval.low > 1 else REFUTED if interval.high < 1 else CONDITIONAL
 
 
 def _all(verdicts: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from numpy.typing import NDArray
 
 from . import drawing, records
 from .beta import plain, spaced
@@ -49,8 +50,8 @@ def combined(
     print(f"figure     {draw_ratio(record, flat, path.with_name('combined_ratio.png'))}")
 
 
-def ratio(record: Record, flat: Record) -> np.ndarray:
-    """``(vae, sample)``, the combined over the flat radius, for images that have both.
+def radii(record: Record, flat: Record) -> tuple[NDArray, NDArray]:
+    """``(vae, sample)`` each: ρ of Eq. 11 and of Eq. 4, for the images that have both.
 
     Raises:
         ValueError: the records are not of the same β.
@@ -58,12 +59,12 @@ def ratio(record: Record, flat: Record) -> np.ndarray:
     if not np.array_equal(record["beta"], flat["beta"]):
         raise ValueError("beta.h5 and combined.h5 are not of the same β; measure both again")
     both = min(len(record["sample"]), len(flat["sample"]))
-    return record.radius[:, :both] / flat.radius[:, :both]
+    return record.radius[:, :both], flat.radius[:, :both]
 
 
 def draw_ratio(record: Record, flat: Record, path: Path) -> Path:
     """Quantiles over images of the ratio, against β."""
-    quantiles = np.quantile(ratio(record, flat), (0.05, 0.25, 0.5, 0.75, 0.95), axis=1)
+    quantiles = np.quantile(np.divide(*radii(record, flat)), (0.05, 0.25, 0.5, 0.75, 0.95), axis=1)
     figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
     for low, high, shade in ((0, 4, "0.9"), (1, 3, "0.75")):
         axis.fill_between(record["beta"], quantiles[low], quantiles[high], color=shade)

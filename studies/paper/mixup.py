@@ -65,7 +65,7 @@ def mixup(
 
 
 class Match(NamedTuple):
-    """A VAE with mixup beside the one without whose reconstruction error is nearest.
+    """A VAE with mixup beside one without.
 
     Attributes:
         beta, mixup: of the VAE with mixup.
@@ -80,25 +80,26 @@ class Match(NamedTuple):
 
 
 def matches(record: Record, without: Record) -> list[Match]:
-    """Every VAE with mixup beside the one without that reconstructs as well as it does."""
-    errors = without["reconstruction_error"].mean(1)
-    found = []
-    for i, (beta, weight) in enumerate(zip(record["beta"], record["mixup"], strict=True)):
-        j = int(np.abs(errors - record["reconstruction_error"][i].mean()).argmin())
-        pairs = {
-            name: (record[key][i], without[key][j])
-            for name, key in {
-                "ρ": RADIUS,
-                "S": ENTROPY,
-                "S max": "entropy_max",
-                "MSE": "reconstruction_error",
-            }.items()
-        }
-        for k, label in enumerate(marked_labels(record)):
-            pairs[label] = (record["attack_error"][i, :, k], without["attack_error"][j, :, k])
-        ratios = {name: ratio(*pair) for name, pair in pairs.items()}
-        found.append(Match(float(beta), float(weight), float(without["beta"][j]), ratios))
-    return found
+    """Every VAE with mixup beside the one without whose reconstruction error is nearest."""
+    errors = [one["reconstruction_error"].mean(1) for one in (record, without)]
+    nearest = np.abs(np.subtract.outer(*errors)).argmin(1)
+    return [_match(record, without, i, int(j)) for i, j in enumerate(nearest)]
+
+
+def same_beta(record: Record, without: Record) -> list[Match]:
+    """Every VAE with mixup beside the one without of the same β."""
+    nearest = np.abs(np.subtract.outer(record["beta"], without["beta"])).argmin(1)
+    return [_match(record, without, i, int(j)) for i, j in enumerate(nearest)]
+
+
+def _match(record: Record, without: Record, i: int, j: int) -> Match:
+    keys = {"ρ": RADIUS, "S": ENTROPY, "S max": "entropy_max", "MSE": "reconstruction_error"}
+    pairs = {name: (record[key][i], without[key][j]) for name, key in keys.items()}
+    for k, label in enumerate(marked_labels(record)):
+        pairs[label] = (record["attack_error"][i, :, k], without["attack_error"][j, :, k])
+    ratios = {name: ratio(*pair) for name, pair in pairs.items()}
+    beta, weight = float(record["beta"][i]), float(record["mixup"][i])
+    return Match(beta, weight, float(without["beta"][j]), ratios)
 
 
 def marked_labels(record: Record) -> list[str]:

@@ -77,8 +77,7 @@ def _section(archives: Archives, decided: list[Claim], figures: Path) -> list[st
     if archives.beta is not None:
         lines += ["### Means over images", "", *_scores(archives.beta), ""]
     if archives.mixup is not None and archives.beta is not None:
-        found = mixup.matches(archives.mixup, archives.beta)
-        lines += ["### Mixup", "", *_matches(found), ""]
+        lines += ["### Mixup", "", *_mixup(archives.mixup, archives.beta), ""]
     if archives.combined is not None and archives.beta is not None:
         lines += ["### Combined over flat ρ", "", *_ratios(archives.combined, archives.beta), ""]
     drawn = _draw(archives, figures)
@@ -107,20 +106,25 @@ def _scores(record: Record) -> list[str]:
     return _table(titles, rows)
 
 
-def _matches(found: list[mixup.Match]) -> list[str]:
-    """What :func:`mixup.matches` found."""
-    names = list(found[0].ratios)
-    rows = [
-        [f"{match.mixup:g}", f"{match.beta:.3g}", f"{match.matched_beta:.3g}"]
-        + [str(match.ratios[name]) for name in names]
-        for match in found
-    ]
-    text = "Ratios of means over images, with mixup over without, at the nearest MSE:"
-    return [text, "", *_table(["weight", "β", "β without mixup", *names], rows)]
+def _mixup(record: Record, without: Record) -> list[str]:
+    """With mixup over without, at the same β and at the nearest error of reconstruction."""
+    lines = []
+    for text, found in (
+        ("at the same β", mixup.same_beta(record, without)),
+        ("at the nearest MSE of reconstruction", mixup.matches(record, without)),
+    ):
+        titles = ["weight", "β", "β without mixup", *found[0].ratios]
+        rows = [
+            [f"{match.mixup:g}", f"{match.beta:.3g}", f"{match.matched_beta:.3g}"]
+            + [str(interval) for interval in match.ratios.values()]
+            for match in found
+        ]
+        lines += [f"Ratios of means over images, {text}:", "", *_table(titles, rows), ""]
+    return lines[:-1]
 
 
 def _ratios(record: Record, flat: Record) -> list[str]:
-    ratios = combined.ratio(record, flat)
+    ratios = np.divide(*combined.radii(record, flat))
     rows = [
         [f"{beta:.4g}", *(f"{value:.3g}" for value in np.quantile(one, (0.05, 0.5, 0.95)))]
         for beta, one in zip(record["beta"], ratios, strict=True)

@@ -9,7 +9,7 @@ from studies.paper import claims, published, records
 from studies.paper.archives import Archives
 from studies.paper.claims import CONDITIONAL, CONFIRMED, REFUTED, broken_at
 from studies.paper.measurement import COORDINATES, MEASURED, PUBLISHED, coordinates, effort
-from studies.paper.mixup import matches
+from studies.paper.mixup import matches, same_beta
 from studies.paper.records import LAYOUT, Record
 from tests.studies.shell import run
 
@@ -71,6 +71,9 @@ def test_mixup_is_matched_by_reconstruction():
     assert match.ratios["MSE"].value == pytest.approx(1.05)
     expected = mixed.radius[0].mean() / without.radius[1].mean()
     assert match.ratios["ρ"].value == pytest.approx(expected)
+    (match,) = same_beta(mixed, without)
+    assert match.matched_beta == 0.1
+    assert match.ratios["MSE"].value == pytest.approx(2.1)
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(0.5, CONFIRMED), (1, CONDITIONAL), (3, REFUTED)])

@@ -8,7 +8,7 @@ from PIL import Image
 from studies import pictures
 from studies.cli import with_values
 from studies.paper import records, vaes
-from studies.paper.combined import ratio
+from studies.paper.combined import radii
 from studies.paper.records import LAYOUT
 from tests.models.test_celeba import make_folder
 from tests.studies.shell import run
@@ -123,9 +123,10 @@ def test_a_file_is_no_folder(tmp_path, capsys):
 
 def test_ratios_of_radii_are_of_the_same_images(finished):
     flat, combined = (records.read(finished / f"digits/{name}.h5") for name in ("beta", "combined"))
-    np.testing.assert_array_equal(ratio(combined, flat), combined.radius / flat.radius)
+    for found, record in zip(radii(combined, flat), (combined, flat), strict=True):
+        np.testing.assert_array_equal(found, record.radius)
     with pytest.raises(ValueError, match="not of the same β"):
-        ratio(combined.select([0]), flat)
+        radii(combined.select([0]), flat)
 
 
 def test_pictures_come_back(finished, tmp_path):
