@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pullback.checks import usable_device
+
 from . import checkpoints
 from .checkpoints import load as load
 from .checkpoints import save as save
@@ -88,7 +90,7 @@ def train(
         raise ValueError(f"at least 2 images are needed, got {len(images)}")
     if isinstance(images, Tensor) and images.dtype != torch.float32:
         raise ValueError(f"images must be float32 numbers in [0, 1], got {images.dtype}")
-    run = _Run(images, recipe, _device(device), architecture, widths)
+    run = _Run(images, recipe, usable_device(device), architecture, widths)
     if checkpoint is None:
         for _ in run.epochs():
             pass
@@ -191,16 +193,6 @@ class _Run:
         if not losses:
             raise ValueError("no step of an epoch had two images that can be read")
         return torch.stack(losses).mean().item()
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here: {reason}") from error
-    return device
 
 
 def _digest(images: Images) -> str:

@@ -79,6 +79,21 @@ def placement_problem(tensors: dict[str, Tensor], x: Tensor) -> str | None:
     return None
 
 
+def usable_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: PyTorch does not know it, or cannot use it here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here: {reason}") from error
+    return device
+
+
 def probe(call: Callable[[Tensor], Outputs], samples: Tensor) -> Outputs:
     """Mean and std of a map for a first sample, once it has behaved in three calls.
 

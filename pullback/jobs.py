@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import archive
+from .checks import usable_device
 from .eigen import METHODS, ConvergenceWarning, RankWarning, WarmStart
 from .images import Images
 from .maps import Map
@@ -89,7 +90,7 @@ def score_images(
     for name, value in (("batch size", batch_size), ("shard size", shard_size)):
         if value < 1:
             raise ValueError(f"the {name} must be at least 1, got {value}")
-    target = _device(device)
+    target = usable_device(device)
     for module in encoder.modules():
         module.to(target)
     dtype = _dtype(encoder)
@@ -191,16 +192,6 @@ def _known(images: Images) -> dict[str, NDArray]:
     if images.names is not None:
         columns["file"] = np.array([name.encode() for name in images.names])
     return columns
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here: {reason}") from error
-    return device
 
 
 def _dtype(encoder: Map) -> torch.dtype:

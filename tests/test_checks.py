@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import pullback as pb
+from pullback.checks import usable_device
 from tests.conftest import SmoothEncoder
 from tests.test_maps import X, linear
 
@@ -223,3 +224,10 @@ def test_encoders_in_float64_and_ones_with_a_fixed_input_size():
     assert pb.score(SmoothEncoder(6, 2, dtype=torch.float64).hidden, X.double()).trace.dtype == (
         torch.float64
     )
+
+
+@pytest.mark.parametrize("name", ["abacus", "cuda:99"])
+def test_a_device_that_cannot_be_used_is_refused(name):
+    with pytest.raises(ValueError, match=f"device '{name}' cannot be used here: "):
+        usable_device(name)
+    assert usable_device("cpu") == torch.device("cpu")

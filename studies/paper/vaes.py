@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models import training
 from models.vae import MLPVAE, VAE, ConvVAE
+from pullback.checks import usable_device
 
 from ..digits import EPOCHS, HIDDEN, LATENT
 from ..train import open_images
@@ -49,7 +50,7 @@ class Vaes:
         self.out, self.dataset, self.data = Path(out), dataset, data
         usual = EPOCHS if dataset == "digits" else _OTHER_EPOCHS
         self.epochs = usual if epochs is None else epochs
-        self.seed, self.device, self.skip_bad = seed, device, skip_bad
+        self.seed, self.device, self.skip_bad = seed, usable_device(device), skip_bad
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -75,7 +76,7 @@ class Vaes:
             mixup=mixup,
             epochs=self.epochs,
             seed=self.seed,
-            device=self.device,
+            device=str(self.device),
             checkpoint=self.out / "models" / f"{name(beta, mixup)}.safetensors",
             facts={"dataset": self.dataset},
             **(_DIGITS if self.dataset == "digits" else {}),
