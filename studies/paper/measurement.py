@@ -115,6 +115,9 @@ MEASURED = {
     ),
     "attack_error_mean": Variable(_CURVE, "input^2", "attack error, mean over images"),
     "attack_error_std": Variable(_CURVE, "input^2", "attack error, deviation over images"),
+    "corrupted_error_mean": Variable(
+        _CURVE, "input^2", "mean squared error of the corrupted image's reconstruction, mean"
+    ),
     "latent_distance_mean": Variable(_CURVE, "latent", "distance of means of codes, mean"),
     "latent_distance_std": Variable(_CURVE, "latent", "distance of means of codes, deviation"),
     "norm": Variable(_CURVE, "input", "norm of the step before clipping, mean over images"),
@@ -183,7 +186,7 @@ def _as_published(mean: pb.Map, x: Tensor) -> dict[str, NDArray]:
 
 
 def _attack(vae: VAE, x: Tensor, scores: pb.Scores, steps: Sequence[Step]) -> dict[str, NDArray]:
-    """Errors, latent distances and norms, ``(B, rank, step)`` each, and ``(B,)`` without a step."""
+    """What :func:`_take` gives, ``(B, rank, step)`` each; the error without a step, ``(B,)``."""
     code = vae.encode(x)[0]
     moved = [
         [_take(vae, x, code, scores.directions[:, i], scores.eigenvalues[:, i], step)
@@ -191,7 +194,7 @@ def _attack(vae: VAE, x: Tensor, scores: pb.Scores, steps: Sequence[Step]) -> di
         for i in range(RANKS)
     ]  # fmt: skip
     arrays = np.array(moved).transpose(2, 3, 0, 1)
-    names = ("attack_error", "latent_distance", "norm", "clipped_norm")
+    names = ("attack_error", "corrupted_error", "latent_distance", "norm", "clipped_norm")
     return dict(zip(names, arrays, strict=True)) | {
         "reconstruction_error": _mse(vae.decode(code), x).cpu().numpy()
     }
@@ -200,7 +203,11 @@ def _attack(vae: VAE, x: Tensor, scores: pb.Scores, steps: Sequence[Step]) -> di
 def _take(
     vae: VAE, x: Tensor, code: Tensor, direction: Tensor, value: Tensor, step: Step
 ) -> NDArray:
-    """Error, latent distance and norms, ``(4, B)``, with the sign that moves the code further."""
+    """What a step does, ``(5, B)``, with the sign that moves the code further.
+
+    These are the squared errors of the reconstruction of x_c to x and to x_c, the distance of the
+    codes, and the norm of the step before and after clipping.
+    """
     length = step.delta * value.clamp(min=0) ** step.power
     change = length.view(-1, *[1] * (x.ndim - 1)) * direction
     both = torch.stack([x + change, x - change])
@@ -209,9 +216,10 @@ def _take(
     codes = vae.encode(both.flatten(0, 1))[0].unflatten(0, (2, -1))
     distances = (codes - code).flatten(2).norm(dim=2)
     sign, each = distances.argmax(0), torch.arange(len(x), device=x.device)
-    error = _mse(vae.decode(codes[sign, each]), x)
-    clipped = (both[sign, each] - x).flatten(1).norm(dim=1)
-    return torch.stack([error, distances[sign, each], length, clipped]).cpu().numpy()
+    y, corrupted = vae.decode(codes[sign, each]), both[sign, each]
+    errors = (_mse(y, x), _mse(y, corrupted))
+    clipped = (corrupted - x).flatten(1).norm(dim=1)
+    return torch.stack([*errors, distances[sign, each], length, clipped]).cpu().numpy()
 
 
 def _mse(y: Tensor, x: Tensor) -> Tensor:
@@ -225,6 +233,7 @@ def _summary(every: dict[str, NDArray], marked: Sequence[int]) -> dict[str, NDAr
     for name in ("attack_error", "latent_distance"):
         kept[f"{name}_mean"] = every[name].mean(0, dtype=np.float64)
         kept[f"{name}_std"] = every[name].std(0, dtype=np.float64)
+    kept["corrupted_error_mean"] = every["corrupted_error"].mean(0, dtype=np.float64)
     for name in ("norm", "clipped_norm"):
         kept[name] = every[name].mean(0, dtype=np.float64)
     return kept | {name: every[name].astype(np.float16) for name in _SHORT}

@@ -25,12 +25,16 @@ _ENTROPIES = {
     "λ/λ₁": lambda record: record["entropy_max"],
     "s/s₁ of J_μ": lambda record: record["mean_entropy"],
 }
-_STEPS = {
-    "δλη, clipped": (1, True),
-    "δλη": (1, False),
-    "δ√λη, clipped": (0.5, True),
-    "δ√λη": (0.5, False),
+# What their errors could be: of the reconstruction of x_c to x, as the paper has it, or to x_c.
+_ERRORS = {
+    f"MSE({image}, g(f(x_c))), {step}{', clipped' * clipped}": (key, power, clipped)
+    for image, key in (("x", "attack_error_mean"), ("x_c", "corrupted_error_mean"))
+    for step, power in (("δλη", 1.0), ("δ√λη", 0.5))
+    for clipped in (True, False)
 }
+
+
+PAPERS_ERRORS = next(iter(_ERRORS))
 
 
 class Published(NamedTuple):
@@ -83,11 +87,12 @@ def matched(record: Record, published: Published) -> tuple[Record, Published] | 
     return record.select(ours), Published(*(array[theirs] for array in published))
 
 
-def errors(record: Record, power: float, clipped: bool) -> NDArray:
-    """``(vae, direction, step)``, our mean errors after the published steps."""
+def errors(record: Record, kind: str) -> NDArray:
+    """``(vae, direction, step)``, our mean errors of some kind after the published steps."""
+    key, power, clipped = _ERRORS[kind]
     steps = record.steps(power, clipped)
     chosen = [int(steps[np.abs(record["delta"][steps] - d).argmin()]) for d in PUBLISHED]
-    return record["attack_error_mean"][..., chosen]
+    return record[key][..., chosen]
 
 
 def section(record: Record, published: Published) -> list[str]:
@@ -112,10 +117,10 @@ def section(record: Record, published: Published) -> list[str]:
         for name, pick in table.items():
             mean = pick(record).mean(1, dtype=float)
             lines.append(_row(f"{kind}: {name}", spearman(mean, theirs), mean / theirs))
-    for name, (power, clipped) in _STEPS.items():
-        factor = errors(record, power, clipped) / published.error
-        both = spearman(errors(record, power, clipped).ravel(), published.error.ravel())
-        lines.append(_row(f"errors after {name}", both, factor))
+    for kind in _ERRORS:
+        ours = errors(record, kind)
+        both = spearman(ours.ravel(), published.error.ravel())
+        lines.append(_row(kind, both, ours / published.error))
     return [*lines, "", *_side_by_side(record, published)]
 
 
@@ -133,10 +138,11 @@ def _row(name: str, correlation: Interval, factor: NDArray) -> str:
 
 def _side_by_side(record: Record, published: Published) -> list[str]:
     chosen = np.unique(np.linspace(0, len(published.beta) - 1, 4).round().astype(int))
-    ours = errors(record, *_STEPS[closest_steps(record, published)])
+    kinds = (PAPERS_ERRORS, closest_errors(record, published))
+    tables = [errors(record, kind) for kind in kinds]
     lines = [
-        "Mean squared errors after steps along five directions, theirs / ours "
-        f"({closest_steps(record, published)}, which is nearest to theirs):",
+        f"Mean errors after steps along five directions: theirs / ours, {kinds[0]}, as the paper "
+        f"has it / ours, {kinds[1]}, which is nearest to theirs:",
         "",
         "| direction | δ | " + " | ".join(f"β = {b:.3g}" for b in published.beta[chosen]) + " |",
         "| --- | --- | " + " | ".join("---" for _ in chosen) + " |",
@@ -144,19 +150,20 @@ def _side_by_side(record: Record, published: Published) -> list[str]:
     for rank in range(RANKS):
         for step, delta in enumerate(PUBLISHED):
             cells = (
-                f"{published.error[i, rank, step]:.4f} / {ours[i, rank, step]:.4f}" for i in chosen
+                " / ".join(f"{table[i, rank, step]:.4f}" for table in (published.error, *tables))
+                for i in chosen
             )
             lines.append(f"| {rank + 1} | {delta:.4g} | " + " | ".join(cells) + " |")
     return lines
 
 
-def closest_steps(record: Record, published: Published) -> str:
-    """The kind of step whose errors are nearest to theirs, in the mean of |log ratio|."""
+def closest_errors(record: Record, published: Published) -> str:
+    """The kind of errors that are nearest to theirs, in the mean of |log ratio|."""
 
-    def distance(name: str) -> float:
-        return float(np.abs(np.log(errors(record, *_STEPS[name]) / published.error)).mean())
+    def distance(kind: str) -> float:
+        return float(np.abs(np.log(errors(record, kind) / published.error)).mean())
 
-    return min(_STEPS, key=distance)
+    return min(_ERRORS, key=distance)
 
 
 def draw(record: Record, published: Published, path: Path) -> Path:
@@ -174,11 +181,12 @@ def draw(record: Record, published: Published, path: Path) -> Path:
         axis.legend(frameon=False, fontsize="small")
     axes[0].set_yscale("log")
     axes[1].set_ylim(0, 1.3 * max(published.entropy.max(), record["mean_entropy"].mean(1).max()))
-    ours = errors(record, *_STEPS[closest_steps(record, published)])
+    kind = closest_errors(record, published)
+    ours = errors(record, kind)
     for step, delta in enumerate(PUBLISHED):
         hue = drawing.colour(step, list(map(str, PUBLISHED)))
         axes[2].plot(record["beta"], ours[:, 0, step], color=hue, label=f"δ = {delta:.3g}")
         axes[2].plot(published.beta, published.error[:, 0, step], ".", color=hue)
-    axes[2].set(xscale="log", xlabel="β", ylabel="MSE along direction 1 (dots: published)")
+    axes[2].set(xscale="log", xlabel="β", ylabel=f"{kind}\nalong direction 1 (dots: published)")
     axes[2].legend(frameon=False, fontsize="small")
     return drawing.save(figure, path, f"{drawing.caption(record)}, beside the published scores")

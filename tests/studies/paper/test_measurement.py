@@ -40,6 +40,7 @@ def test_of_a_linear_vae_everything_is_known(linear_vae, x):
         np.testing.assert_allclose(found["attack_error_mean"][:, i], length**2 / 6, rtol=1e-9)
         np.testing.assert_allclose(found["attack_error_std"][:, i], 0, atol=1e-9)
     np.testing.assert_allclose(found["attack_error"][:, 0], 4 / 6, rtol=1e-9)
+    np.testing.assert_allclose(found["corrupted_error_mean"], 0, atol=1e-12)
 
 
 def test_clipping_shortens_the_step_and_the_better_sign_is_taken(linear_vae, x):

@@ -89,9 +89,10 @@ def test_mixup_and_the_combined_metric(factor, verdict):
 def test_beside_published_scores(tmp_path):
     betas = np.geomspace(0.01, 10, 5)
     record = made(betas, mean_radius=(1 / betas)[:, None])
+    kind = "MSE(x_c, g(f(x_c))), δ√λη"
+    ours = published.errors(record, kind)
     steps = record.steps(0.5, clipped=False)
-    ours = published.errors(record, 0.5, clipped=False)
-    np.testing.assert_array_equal(ours, record["attack_error_mean"][..., steps])
+    np.testing.assert_array_equal(ours, record["corrupted_error_mean"][..., steps])
     path = tmp_path / "scores.csv"
     names = [f"mse_dir{r + 1}_step{d:.4f}" for r in range(5) for d in PUBLISHED]
     rows = [",".join(["beta", "radius_mean", "entropy_mean", *names])]
@@ -101,10 +102,10 @@ def test_beside_published_scores(tmp_path):
     path.write_text("\n".join(rows))
     read = published.read(path)
     np.testing.assert_allclose(read.error, ours, rtol=1e-8)
-    assert published.closest_steps(record, read) == "δ√λη"
+    assert published.closest_errors(record, read) == kind
     text = "\n".join(published.section(*published.matched(record, read)))
     assert "| radius: s₁, the largest singular value of J_μ | 1 [1, 1] | 1 | 1 | 1 |" in text
-    assert "| errors after δ√λη | 1 [1, 1] | 1 | 1 | 1 |" in text
+    assert f"| {kind} | 1 [1, 1] | 1 | 1 | 1 |" in text
     assert published.matched(made([2, 3]), read) is None
     path.write_text("beta,radius_mean\n1,2\n")
     with pytest.raises(ValueError, match="no column 'mse_dir1"):
