@@ -187,6 +187,11 @@ def draw(record: Record, published: Published, path: Path) -> Path:
         hue = drawing.colour(step, list(map(str, PUBLISHED)))
         axes[2].plot(record["beta"], ours[:, 0, step], color=hue, label=f"δ = {delta:.3g}")
         axes[2].plot(published.beta, published.error[:, 0, step], ".", color=hue)
-    axes[2].set(xscale="log", xlabel="β", ylabel=f"{kind}\nalong direction 1 (dots: published)")
+    axes[2].set(
+        xscale="log",
+        yscale="log",
+        xlabel="β",
+        ylabel=f"{kind}\nalong direction 1 (dots: published)",
+    )
     axes[2].legend(frameon=False, fontsize="small")
     return drawing.save(figure, path, f"{drawing.caption(record)}, beside the published scores")
