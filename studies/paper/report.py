@@ -1,5 +1,7 @@
 """One page that says which of the paper's claims hold, from the archives alone."""
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,20 @@ from .archives import Archives, find
 from .claims import STRONG, Claim, claims
 from .records import Record
 
-GALLERIES = ("gallery", "reconstructions")
+# What pictures show, by how the names of their files begin.
+GALLERIES = {
+    "gallery-beta": "Figure 2 or 4",
+    "gallery-combined": "Figure 8 or 9",
+    "reconstructions": "Figure 7",
+}
 _HERE = Path(__file__).parent.parent
 _INTRODUCTION = """\
 # The paper, checked
 
 Claims of Khan & Storkey, *Adversarial robustness of VAEs through the lens of local geometry*
 (AISTATS 2023), each with the number that decides it. `python -m studies report` made this page and
-its figures from the archives in `{root}`; `python -m studies` lists the studies that made those.
+its figures from the archives in [{root}]({root}), which `python -m studies` says how to make; its
+option `--reference` names the table of the authors' published scores where these are compared with.
 
 Intervals are 95 % percentile bootstraps: over β for rank correlations, over images (the same ones
 for both) for ratios. A trend is *confirmed* if the rank correlation is at least {strong} in size
@@ -50,7 +58,8 @@ def report(
     figures = page.parent / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     decided = [claims(one) for one in found]
-    lines = [_INTRODUCTION.format(root=Path(archives).name, strong=STRONG)]
+    root = Path(os.path.relpath(archives, page.parent)).as_posix()
+    lines = [_INTRODUCTION.format(root=root, strong=STRONG)]
     lines += _overview([one.folder.name for one in found], decided)
     for one, its_claims in zip(found, decided, strict=True):
         lines += _section(one, its_claims, figures)
@@ -82,8 +91,8 @@ def _section(archives: Archives, decided: list[Claim], figures: Path) -> list[st
         lines += ["### Combined over flat ρ", "", *_ratios(archives.combined, archives.beta), ""]
     drawn = _draw(archives, figures)
     lines += ["### Figures", ""]
-    for text, path in drawn.items():
-        lines += [f"{text}:", "", f"![{text}](figures/{path.name})", ""]
+    for text in sorted(drawn, key=_number):
+        lines += [f"{text}:", "", f"![{text}](figures/{drawn[text].name})", ""]
     return lines
 
 
@@ -150,7 +159,7 @@ def _draw(archives: Archives, figures: Path) -> dict[str, Path]:
         caption = drawing.caption(archives.combined)
         drawn["Figure 10"] = drawing.page(archives.combined, path("combined"), caption)
         ratios = combined.draw_ratio(archives.combined, archives.beta, path("combined-ratio"))
-        drawn["Combined over flat ρ"] = ratios
+        drawn["Figure 10, ρ over that of the flat metric"] = ratios
     if archives.optimality is not None:
         drawn["Theorem 3.2"] = optimality_report.draw(*archives.optimality, path("optimality"))
     return drawn | _pictures(archives.folder, figures)
@@ -158,17 +167,19 @@ def _draw(archives: Archives, figures: Path) -> dict[str, Path]:
 
 def _pictures(folder: Path, figures: Path) -> dict[str, Path]:
     """Galleries; if their archives, which hold images, are not kept, the figures drawn before."""
-    stems = {path.stem for path in folder.glob("*.h5") if path.stem.startswith(GALLERIES)}
-    for stem in stems:
-        one = pictures.read(folder / f"{stem}.h5")
-        one.save(figures / f"{folder.name}-{stem}.png", f"{folder.name}: {stem}")
-    prefix = f"{folder.name}-"
-    drawn = [
-        path
-        for path in sorted(figures.glob(f"{prefix}*.png"))
-        if path.stem.removeprefix(prefix).startswith(GALLERIES)
-    ]
-    return {path.stem.removeprefix(prefix): path for path in drawn}
+    drawn = {}
+    for prefix, text in GALLERIES.items():
+        for path in folder.glob(f"{prefix}*.h5"):
+            figure = figures / f"{folder.name}-{path.stem}.png"
+            pictures.read(path).save(figure, f"{folder.name}: {path.stem}")
+        for figure in figures.glob(f"{folder.name}-{prefix}*.png"):
+            drawn[f"{text}, {figure.stem.removeprefix(f'{folder.name}-')}"] = figure
+    return drawn
+
+
+def _number(text: str) -> tuple[bool, list[int]]:
+    """For sorting: the paper's figures by their numbers, then what is no figure."""
+    return not text.startswith("Figure"), [int(number) for number in re.findall(r"\d+", text)]
 
 
 def _comparison(archives: Archives, scores: published.Published, figures: Path) -> list[str]:
