@@ -106,7 +106,10 @@ def marked_labels(record: Record) -> list[str]:
     """What the steps are called whose errors are kept for every image."""
     marked = record["marked"]
     pairs = zip(record["delta"][marked], record["power"][marked], strict=True)
-    return [f"MSE, δ = {d:.3g}" if power == 1 else f"MSE, norm {d:.3g}" for d, power in pairs]
+    return [
+        f"error at δ = {delta:.3g}" if power == 1 else f"error at norm {delta:.3g}"
+        for delta, power in pairs
+    ]
 
 
 def matches_table(found: list[Match]) -> str:

@@ -102,8 +102,9 @@ def section(record: Record, published: Published) -> list[str]:
     smooth = _smooth(published.beta, theirs) / theirs
     near, nearest = ((np.abs(factor - 1) <= 0.1).sum() for factor in (clean, smooth))
     lines = [
-        f"Reconstruction: our mean squared error lies within 10 % of theirs (direction 5, smallest "
-        f"step) at **{near} of {len(clean)}** β; ours over theirs is {clean.min():.2f} to "
+        f"Reconstruction: our mean squared error, after {record.configuration['epochs']} epochs, "
+        "lies within 10 % of theirs, after 100 epochs (taken along direction 5 at the smallest "
+        f"step), at **{near} of {len(clean)}** β; ours over theirs is {clean.min():.2f} to "
         f"{clean.max():.2f}, median {np.median(clean):.2f}. Theirs scatter from one β to the next: "
         f"a smooth curve through their own values lies within 10 % of {nearest}.",
         "",
