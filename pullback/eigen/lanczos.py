@@ -256,5 +256,7 @@ def largest_component(T: Tensor, size: Tensor, beta: Tensor, eigenvalue: Tensor)
     # (λ − T) p = β p_s e for p = (p_0, …, p_{s−1}) and p_0 = 1, so p is a multiple of (λ − T)⁻¹ e.
     last = torch.nn.functional.one_hot(size - 1, T.shape[-1]).to(T)
     shifted = torch.diag_embed(eigenvalue.unsqueeze(-1).expand(last.shape)) - T
-    p, _ = torch.linalg.solve_ex(shifted, last)
+    # By QR: PyTorch's batched LU can be wrong after torch.set_num_threads (seen with 2.13 and MKL).
+    Q, R = torch.linalg.qr(shifted)
+    p = torch.linalg.solve_triangular(R, Q.mT @ last.unsqueeze(-1), upper=True).squeeze(-1)
     return p[:, 0].abs() / torch.hypot(p.norm(dim=-1), 1 / beta)

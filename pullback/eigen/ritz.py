@@ -50,7 +50,8 @@ def rayleigh_ritz(metric: PullbackMetric, candidates: Candidates) -> Ritz:
     gram = (V.mT @ V).double()
     eye = torch.eye(n_products, dtype=gram.dtype, device=gram.device)
     if images is not None and bool(((gram - eye).abs() < NEARLY).all()):
-        orthonormal = torch.linalg.inv(torch.linalg.cholesky(gram)).mT
+        upper = torch.linalg.cholesky(gram).mT
+        orthonormal = torch.linalg.solve_triangular(upper, eye.expand_as(upper), upper=True)
     else:
         norms = V.norm(dim=-2, keepdim=True)
         V = torch.linalg.qr(V / torch.where(norms > 0, norms, 1.0))[0]
