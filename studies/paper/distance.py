@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import StrMethodFormatter
 
 from . import drawing, records
 from .measurement import effort
@@ -51,6 +52,7 @@ def draw(record: Record, path: Path) -> Path:
             axis.plot(delta, mean, color=hue, label=label)
             axis.fill_between(delta, mean - std, mean + std, color=hue, alpha=0.2, linewidth=0)
         axis.set(xscale="log", xlabel=drawing.STEP_LABELS[power])
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes[0].set_ylabel("‖μ(x) − μ($x_c$)‖, mean ± std")
     axes[0].legend(frameon=False)
     return drawing.save(figure, path, f"{drawing.caption(record)}\nalong the top eigenvector")
