@@ -137,7 +137,7 @@ def _mixup(record: Record, without: Record) -> list[Claim]:
     found = matches(record, without)
     nearest = {match.beta: match.ratios for match in found}
     names = [name for name in found[0].ratios if name != "MSE"]
-    text = "mixup lowers {}, at the same MSE of reconstruction"
+    text = "mixup lowers {}, at the nearest MSE of reconstruction"
     return [lower, kept, *(_mixup_claim(text.format(name), nearest, name) for name in names)]
 
 
