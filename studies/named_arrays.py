@@ -84,7 +84,7 @@ def read(path: Path, layout: Layout) -> tuple[dict[str, Any], dict[str, Any]]:
     return arrays, configuration
 
 
-def holds(path: Path, layout: Layout, wanted: dict[str, Any]) -> bool:
+def holds(path: Path, wanted: dict[str, Any]) -> bool:
     """Whether a file is there, with this configuration.
 
     Raises:
@@ -93,7 +93,7 @@ def holds(path: Path, layout: Layout, wanted: dict[str, Any]) -> bool:
     """
     if not path.exists():
         return False
-    held = read(path, layout)[1]
+    held = _configuration(path)
     differences = [
         f"{name} is {_short(held.get(name))} there and {_short(wanted.get(name))} here"
         for name in sorted(held.keys() | wanted.keys())
@@ -105,6 +105,11 @@ def holds(path: Path, layout: Layout, wanted: dict[str, Any]) -> bool:
             "--redraw to see what it holds"
         )
     return True
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    with opened(path) as file:
+        return json.loads(file.attrs["configuration"])
 
 
 def _short(value: Any) -> str:

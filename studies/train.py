@@ -61,7 +61,7 @@ def train(
     images, held_out = open_images(dataset, data, download, skip_bad)
     vae = training.train(
         images,
-        ConvVAE if images.shape[1] == 3 else MLPVAE,
+        architecture(images),
         beta=beta,
         epochs=epochs,
         batch_size=batch_size,
@@ -96,6 +96,11 @@ def open_images(
         raise ValueError(f"data set {dataset!r} is not one of {names}")
     split = datasets.load(dataset, data, download)
     return split.train, split.test
+
+
+def architecture(images: Images) -> type[VAE]:
+    """The paper's for such images: convolutional for colour."""
+    return ConvVAE if images.shape[1] == 3 else MLPVAE
 
 
 @torch.no_grad()

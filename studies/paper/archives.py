@@ -1,11 +1,13 @@
 """All archives of a data set, which is what the report is made from."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import displacements, records
+from . import displacements, mixup, records
 from .displacements import Displacements
+from .mixup import Match
 from .records import Record
 
 NAMES = ("beta", "distance", "mixup", "combined")
@@ -28,6 +30,16 @@ class Archives:
     mixup: Record | None = None
     combined: Record | None = None
     optimality: tuple[Displacements, dict[str, Any]] | None = None
+
+    @cached_property
+    def same_beta(self) -> list[Match]:
+        """VAEs with mixup beside those without of the same β; none if either was not measured."""
+        return mixup.same_beta(self.mixup, self.beta) if self.mixup and self.beta else []
+
+    @cached_property
+    def matches(self) -> list[Match]:
+        """The same at the nearest error of reconstruction."""
+        return mixup.matches(self.mixup, self.beta) if self.mixup and self.beta else []
 
 
 def find(root: Path) -> list[Archives]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from .archives import Archives
 from .combined import radii
 from .displacements import Displacements
-from .mixup import matches, same_beta
+from .mixup import Match
 from .optimality_report import EIGEN, HOLDS, PGDS
 from .records import Record
 from .statistics import Interval, ratio, spearman
@@ -40,8 +40,8 @@ def claims(archives: Archives) -> list[Claim]:
         found += [*_scores(archives.beta), *_attacks(archives.beta)]
     if archives.distance is not None:
         found.append(_distances(archives.distance))
-    if archives.mixup is not None and archives.beta is not None:
-        found += _mixup(archives.mixup, archives.beta)
+    if archives.matches:
+        found += _mixup(archives.same_beta, archives.matches)
     if archives.combined is not None and archives.beta is not None:
         found.append(_combined(archives.combined, archives.beta))
     if archives.optimality is not None:
@@ -128,15 +128,14 @@ def _distances(record: Record) -> Claim:
     )
 
 
-def _mixup(record: Record, without: Record) -> list[Claim]:
-    equal = {match.beta: match.ratios for match in same_beta(record, without)}
+def _mixup(same_beta: list[Match], matches: list[Match]) -> list[Claim]:
+    equal = {match.beta: match.ratios for match in same_beta}
     lower = _mixup_claim("mixup lowers ρ, at the same β", equal, "ρ")
     verdicts = [CONFIRMED if ratios["MSE"].low <= 1.05 else REFUTED for ratios in equal.values()]
     text = "mixup costs no reconstruction (at most 5 % more MSE), at the same β"
     kept = _mixup_claim(text, equal, "MSE")._replace(verdict=_all(verdicts))
-    found = matches(record, without)
-    nearest = {match.beta: match.ratios for match in found}
-    names = [name for name in found[0].ratios if name != "MSE"]
+    nearest = {match.beta: match.ratios for match in matches}
+    names = [name for name in matches[0].ratios if name != "MSE"]
     text = "mixup lowers {}, at the nearest MSE of reconstruction"
     return [lower, kept, *(_mixup_claim(text.format(name), nearest, name) for name in names)]
 

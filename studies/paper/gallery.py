@@ -48,7 +48,7 @@ def gallery(
     path = Path(out, f"{stem}.h5")
     facts = {"beta": beta, "mixup": mixup, "combined": combined, "shown": shown}
     configuration = {**vaes.configuration, **facts}
-    if not redraw and not named_arrays.holds(path, pictures.LAYOUT, configuration):
+    if not redraw and not named_arrays.holds(path, configuration):
         made = make(vaes.get(beta, mixup), vaes.held_out(shown), combined=combined, seed=vaes.seed)
         pictures.write(path, made, configuration)
     metric = "Eq. 11" if combined else "Eq. 4"

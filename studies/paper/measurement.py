@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 import pullback as pb
 from models.vae import VAE
+from pullback.attacks.spheres import norms, samplewise
 
 from ..named_arrays import Variable
 
@@ -209,7 +210,7 @@ def _take(
     codes, and the norm of the step before and after clipping.
     """
     length = step.delta * value.clamp(min=0) ** step.power
-    change = length.view(-1, *[1] * (x.ndim - 1)) * direction
+    change = samplewise(length, x) * direction
     both = torch.stack([x + change, x - change])
     if step.clipped:
         both = both.clamp(0, 1)
@@ -218,7 +219,7 @@ def _take(
     sign, each = distances.argmax(0), torch.arange(len(x), device=x.device)
     y, corrupted = vae.decode(codes[sign, each]), both[sign, each]
     errors = (_mse(y, x), _mse(y, corrupted))
-    clipped = (corrupted - x).flatten(1).norm(dim=1)
+    clipped = norms(corrupted - x)
     return torch.stack([*errors, distances[sign, each], length, clipped]).cpu().numpy()
 
 

@@ -170,7 +170,7 @@ def _make_reconstructions(vaes: Vaes, subject: tuple[float, float]) -> None:
     """Figure 7, as pictures in reconstructions.h5."""
     path = vaes.out / "reconstructions.h5"
     configuration = {**vaes.configuration, "vae": list(subject), "shown": SHOWN}
-    if named_arrays.holds(path, pictures.LAYOUT, configuration):
+    if named_arrays.holds(path, configuration):
         return
     x, beta = vaes.held_out(SHOWN), subject[0]
     rows = [("original", x)]

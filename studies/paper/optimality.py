@@ -66,7 +66,7 @@ def optimality(
     path, vaes = Path(out, "optimality.h5"), Vaes(out, **options)
     count, effort = (min(images, QUICK_IMAGES), QUICK) if quick else (images, Effort())
     configuration = {**vaes.configuration, "beta": beta, "images": count, **effort.configuration}
-    if not redraw and not named_arrays.holds(path, displacements.LAYOUT, configuration):
+    if not redraw and not named_arrays.holds(path, configuration):
         encoder = pb.as_map(vaes.get(beta).encode, returns="mean_logvar")
         found = measure(encoder, vaes.held_out(count), effort, vaes.seed)
         displacements.write(path, found, configuration)

@@ -88,11 +88,11 @@ def collect(
         "metric": "combined" if combined else "expected",
     }
     whole = {**configuration, "vaes": [list(subject) for subject in subjects]}
-    if not named_arrays.holds(path, LAYOUT, whole):
+    if not named_arrays.holds(path, whole):
         parts = []
         for subject in tqdm(subjects, unit="VAE", desc=path.stem):
             part = vaes.out / "parts" / f"{'combined-' * combined}{name(*subject)}.h5"
-            if not named_arrays.holds(part, _ONE, configuration):
+            if not named_arrays.holds(part, configuration):
                 part.parent.mkdir(parents=True, exist_ok=True)
                 arrays = _measured(vaes, subject, effort, combined=combined)
                 named_arrays.write(part, _ONE, arrays, configuration)

@@ -85,8 +85,8 @@ def _section(archives: Archives, decided: list[Claim], figures: Path) -> list[st
     lines += [""]
     if archives.beta is not None:
         lines += ["### Means over images", "", *_scores(archives.beta), ""]
-    if archives.mixup is not None and archives.beta is not None:
-        lines += ["### Mixup", "", *_mixup(archives.mixup, archives.beta), ""]
+    if archives.matches:
+        lines += ["### Mixup", "", *_mixup(archives), ""]
     if archives.combined is not None and archives.beta is not None:
         lines += ["### Combined over flat ρ", "", *_ratios(archives.combined, archives.beta), ""]
     drawn = _draw(archives, figures)
@@ -115,12 +115,12 @@ def _scores(record: Record) -> list[str]:
     return _table(titles, rows)
 
 
-def _mixup(record: Record, without: Record) -> list[str]:
+def _mixup(archives: Archives) -> list[str]:
     """With mixup over without, at the same β and at the nearest error of reconstruction."""
     lines = []
     for text, found in (
-        ("at the same β", mixup.same_beta(record, without)),
-        ("at the nearest MSE of reconstruction", mixup.matches(record, without)),
+        ("at the same β", archives.same_beta),
+        ("at the nearest MSE of reconstruction", archives.matches),
     ):
         titles = ["weight", "β", "β without mixup", *found[0].ratios]
         rows = [

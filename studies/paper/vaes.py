@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from models import training
-from models.vae import MLPVAE, VAE, ConvVAE
+from models.vae import VAE
 from pullback.checks import usable_device
 
 from ..digits import EPOCHS, HIDDEN, LATENT
-from ..train import open_images
+from ..train import architecture, open_images
 
 _DIGITS: dict[str, Any] = {"hidden": HIDDEN, "latent": LATENT}
 _OTHER_EPOCHS = 10
@@ -71,7 +71,7 @@ class Vaes:
         images = self._opened[0]
         vae = training.train(
             images,
-            ConvVAE if images.shape[1] == 3 else MLPVAE,
+            architecture(images),
             beta=beta,
             mixup=mixup,
             epochs=self.epochs,
