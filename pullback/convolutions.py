@@ -1,15 +1,12 @@
-"""Convolutions in a traced product: adjoints as convolutions, and weights packed once on a CPU.
-
-oneDNN works on weights in a layout of its own, and with the channels of a pixel side by side. Left
-to itself, PyTorch rearranges both in every call, which costs more than some of the convolutions.
-"""
+"""Convolutions as what they also are: their adjoints, matrix products, shuffled pixels."""
 
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
+from torch.nn.functional import pad
 
-aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
+aten = torch.ops.aten
 
 
 def adjoint(
@@ -42,86 +39,76 @@ def adjoint(
     return aten.convolution.default(grad, weight, *args), None, None
 
 
-@torch.library.custom_op("pullback::packed_convolution", mutates_args=())
-def packed_convolution(
-    x: Tensor,
-    packed: Tensor,
-    bias: Tensor | None,
+def as_matrix(weight: Tensor, transposed: bool) -> Tensor:
+    """The matrix that takes :func:`patches` to pixels, or pixels to what :func:`overlapped` takes.
+
+    Args:
+        weight: ``(out, in, h, w)``, or ``(in, out, h, w)`` if ``transposed``.
+
+    Returns:
+        ``(out, h·w·in)``, or ``(h·w·out, in)``.
+    """
+    if transposed:
+        return weight.permute(2, 3, 1, 0).flatten(0, 2)
+    return weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def patches(x: Tensor, kernel: list[int], stride: list[int], padding: list[int]) -> Tensor:
+    """What each output pixel of a convolution sees: ``(B, C, H, W) → (B, H', W', h·w·C)``."""
+    (h, w), (top, left) = kernel, padding
+    image = pad(x, (left, left, top, top)).permute(0, 2, 3, 1)
+    seen = image.unfold(1, h, stride[0]).unfold(2, w, stride[1])
+    return seen.permute(0, 1, 2, 4, 5, 3).flatten(3)
+
+
+def overlapped(
+    rows: Tensor,
+    kernel: list[int],
     stride: list[int],
     padding: list[int],
-    dilation: list[int],
-    transposed: bool,
     output_padding: list[int],
 ) -> Tensor:
-    """``aten.convolution`` of images ``(B, C, H, W)`` with a weight from :func:`pack`."""
-    x = x.contiguous(memory_format=torch.channels_last)
-    plain: Any = (1, "none", [], "")  # one group, and nothing done to the result
-    if transposed:
-        sizes = padding, output_padding, stride, dilation
-        return mkldnn._convolution_transpose_pointwise(x, packed, bias, *sizes, *plain)
-    return mkldnn._convolution_pointwise(x, packed, bias, padding, stride, dilation, *plain)
+    """The sum of overlapping patches, the adjoint of :func:`patches`.
 
+    Args:
+        rows: ``(B, H', W', h·w·C)``, a patch for each pixel of a small image.
 
-@packed_convolution.register_vmap
-def _columns_are_images(
-    info: Any,  # noqa: ARG001
-    in_dims: tuple[int | None, ...],
-    x: Tensor,
-    *args: Any,
-) -> tuple[Tensor, int]:
-    assert in_dims[0] is not None
-    columns = x.movedim(in_dims[0], 0)
-    result = packed_convolution(columns.flatten(0, 1), *args)
-    return result.unflatten(0, columns.shape[:2]), 0
-
-
-def pack(graph: fx.Graph, linear: set[fx.Node], varying: set[fx.Node]) -> None:
-    """Have the weights of convolutions packed, if they are not ``varying`` from batch to batch.
-
-    From there on images have the channels of a pixel side by side, and so have the factors of what
-    is ``linear``. Nothing is done where oneDNN has no such convolution.
+    Returns:
+        ``(B, C, H, W)``, the result of a transposed convolution.
     """
-    convolutions = graph.find_nodes(op="call_function", target=aten.convolution.default)
-    chosen = [node for node in convolutions if _can_be_packed(node, varying)]
-    if not chosen or graph.find_nodes(op="call_function", target=aten.as_strided.default):
-        return
-    for node in graph.nodes:
-        if node.target in (aten.view.default, aten._unsafe_view.default):
-            node.target = aten.reshape.default
-        elif node in linear and node not in chosen:
-            for factor in set(node.all_input_nodes) - linear:
-                _channels_last(node, factor)
-    for node in chosen:
-        x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = node.args
-        sizes: tuple[Any, ...] = (padding, stride, dilation, groups)
-        reorder = mkldnn._reorder_convolution_weight.default
-        if transposed:
-            sizes = (padding, output_padding, stride, dilation, groups)
-            reorder = mkldnn._reorder_convolution_transpose_weight.default
-        with graph.inserting_before(node):
-            packed = graph.call_function(reorder, (weight, *sizes))
-        node.target = torch.ops.pullback.packed_convolution.default
-        node.args = (x, packed, bias, stride, padding, dilation, transposed, output_padding)
+    sizes = zip(rows.shape[1:3], kernel, stride, padding, output_padding, strict=True)
+    height, width = ((n - 1) * s - 2 * p + k + extra for n, k, s, p, extra in sizes)
+    tiles = rows.unflatten(3, (*kernel, -1))
+    total = tiles.new_zeros(())
+    for i in range(rows.shape[1]):
+        for j in range(rows.shape[2]):
+            top, left = i * stride[0] - padding[0], j * stride[1] - padding[1]
+            edges = left, width - kernel[1] - left, top, height - kernel[0] - top
+            total = total + pad(tiles[:, i, j], (0, 0, *edges))
+    return total.permute(0, 3, 1, 2)
 
 
-def _can_be_packed(node: Any, varying: set[fx.Node]) -> bool:
-    x, weight, _, stride, _, _, _, output_padding, groups = node.args
-    shape, _, dtype, device = weight.meta["layout"][0]  # with two samples
-    return (
-        device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
-        and hasattr(mkldnn, "_reorder_convolution_weight")
-        and (dtype, len(shape), groups) == (torch.float32, 4, 1)
-        and all(o < s for o, s in zip(output_padding, stride, strict=True))
-        and x in varying
-        and weight not in varying
-    )
+def subpixel_kernel(weight: Tensor, stride: int, padding: int) -> Tensor:
+    """A transposed convolution as a plain one, to ``stride²`` pixels at once.
+
+    Its result, shuffled to an image (Shi et al., "Real-time single image and video super-resolution
+    using an efficient sub-pixel convolutional neural network", 2016), is that of the transposed
+    convolution, if that makes images ``stride`` times as large.
+
+    Args:
+        weight: ``(in, out, k, k)``.
+
+    Returns:
+        ``(out·stride², in, 2r + 1, 2r + 1)``, for a padding of r.
+    """
+    size = weight.shape[-1]
+    before = reach(size, stride, padding) * stride - padding
+    wanted = (2 * reach(size, stride, padding) + 1) * stride
+    padded = pad(weight, (before, wanted - before - size) * 2)
+    taps = padded.unflatten(3, (-1, stride)).unflatten(2, (-1, stride)).flip(2, 4)
+    return taps.permute(1, 3, 5, 0, 2, 4).flatten(0, 2).contiguous()
 
 
-def _channels_last(node: fx.Node, factor: fx.Node) -> None:
-    if "layout" in factor.meta and len(factor.meta["layout"][0][0]) == 4:
-        with node.graph.inserting_before(node):
-            moved = node.graph.call_function(
-                aten.contiguous.default, (factor,), {"memory_format": torch.channels_last}
-            )
-        node.replace_input_with(factor, moved)
+def reach(size: int, stride: int, padding: int) -> int:
+    """How many pixels away another one counts."""
+    return max((stride - 1 + padding) // stride, (size - 1 - padding) // stride)

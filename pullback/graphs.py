@@ -42,7 +42,7 @@ def _may_be_seen_elsewhere(node: Any) -> bool:
     """Whether the node's memory is that of an input or another node."""
     if node.target is operator.getitem:
         return _may_be_seen_elsewhere(node.args[0])
-    if node.op != "call_function":
+    if not isinstance(node.target, torch._ops.OpOverload):
         return True
     return any(argument.alias_info is not None for argument in node.target._schema.arguments)
 
@@ -72,6 +72,21 @@ def merge_scalings(graph: fx.Graph, linear: set[fx.Node]) -> None:
         factor.meta = max(a.meta, b.meta, key=lambda meta: len(meta["layout"][0][0]))
         node.args = (t, factor)
     graph.eliminate_dead_code()
+
+
+def multiply_in_place(graph: fx.Graph, linear: set[fx.Node]) -> None:
+    """t·a overwrites t, where t is linear in the vector and used for nothing else.
+
+    Memory for a large result costs more than the multiplication.
+    """
+    for node in _calls(graph):
+        factors = _factors(node, linear)
+        if factors is None:
+            continue
+        t, a = factors
+        sizes = [[(shape, dtype) for shape, _, dtype, _ in n.meta["layout"]] for n in (t, node)]
+        if len(t.users) == 1 and sizes[0] == sizes[1] and not _may_be_seen_elsewhere(t):
+            node.target, node.args = aten.mul_.Tensor, (t, a)
 
 
 def _factors(node: Any, linear: set[fx.Node]) -> tuple[Any, Any] | None:
@@ -115,12 +130,12 @@ def inputs_of(part: list[fx.Node], results: list[fx.Node]) -> list[fx.Node]:
 
 
 def compiled(
-    module: fx.GraphModule,
+    root: torch.nn.Module,
     part: Iterable[fx.Node],
     output: fx.node.Argument,
     inputs: Iterable[fx.Node] = (),
 ) -> fx.GraphModule:
-    """The part as a function of the inputs and of its own placeholders."""
+    """The part as a function of the inputs and its own placeholders; ``root`` has constants."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in inputs:
@@ -129,4 +144,4 @@ def compiled(
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(fx.node.map_arg(output, copies.__getitem__))
     graph.eliminate_dead_code()
-    return fx.GraphModule(module, graph)
+    return fx.GraphModule(root, graph)

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -33,9 +33,16 @@ class UntraceableError(Exception):
     """The function is not a fixed sequence of tensor operations; the message says why."""
 
 
+class Recording(NamedTuple):
+    """A graph, and a module whose buffers are its constants."""
+
+    graph: fx.Graph
+    root: torch.nn.Module
+
+
 def traced(
     function: Callable[..., Tensor], inputs: Sequence[Tensor]
-) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
+) -> tuple[Recording, tuple[Tensor, ...]]:
     """The graph of ``(x, *others, v, u) → f(x, *others), Jv, Jᵀu``, and these three."""
     recorder = _Recorder(inputs)
     x, *others, v, u = inputs
@@ -45,15 +52,15 @@ def traced(
         y = function(x, *others)
         (Jtu,) = torch.autograd.grad(y, x, u, create_graph=True, materialize_grads=True)
         (Jv,) = torch.autograd.grad(Jtu, u, v, materialize_grads=True)
-    return recorder.module((y, Jv, Jtu)), (y.detach(), Jv, Jtu.detach())
+    return recorder.finished((y, Jv, Jtu)), (y.detach(), Jv, Jtu.detach())
 
 
-def generalise(module: fx.GraphModule, other: fx.GraphModule) -> None:
+def generalise(recording: Recording, other: Recording) -> None:
     """Make the graph for two samples one for any number, by comparing it to that for three."""
-    graph = module.graph
+    graph, root = recording
     for each in (graph, other.graph):
         each.eliminate_dead_code()
-    for (name, a), (_, b) in zip(module.named_buffers(), other.named_buffers(), strict=True):
+    for (name, a), (_, b) in zip(root.named_buffers(), other.root.named_buffers(), strict=True):
         if a.shape != b.shape or not torch.equal(a, b):
             raise UntraceableError(f"{name} depends on the size of the batch")
     pairs = list(zip(graph.nodes, other.graph.nodes, strict=True))
@@ -111,9 +118,9 @@ class _Recorder(TorchDispatchMode):
             raise UntraceableError(f"{func} hands values of tensors to Python")
         return result
 
-    def module(self, outputs: tuple[Tensor, ...]) -> fx.GraphModule:
+    def finished(self, outputs: tuple[Tensor, ...]) -> Recording:
         self.graph.output(tuple(self._node(tensor) for tensor in outputs))
-        return fx.GraphModule(self.root, self.graph)
+        return Recording(self.graph, self.root)
 
     def _remember(self, node: fx.Node, tensor: Tensor) -> None:
         node.meta["layout"] = tensor.shape, tensor.stride(), tensor.dtype, tensor.device

@@ -12,7 +12,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from .convolutions import pack
 from .graphs import (
     between,
     compiled,
@@ -20,10 +19,12 @@ from .graphs import (
     drop_no_ops,
     inputs_of,
     merge_scalings,
+    multiply_in_place,
     replace_mutations,
 )
 from .memory import Recent
-from .recording import UntraceableError, generalise, traced
+from .packing import pack
+from .recording import Recording, UntraceableError, generalise, traced
 
 logger = logging.getLogger("pullback")
 
@@ -73,9 +74,9 @@ class Trace:
             batch = x[some], [t[some] for t in samplewise]
             inputs = [batch[0], *shared, *batch[1], v, u]
             recordings.append((*traced(function, inputs), batch, v, u))
-        module, other = (recording[0] for recording in recordings)
-        generalise(module, other)
-        self._split(module, len(shared))
+        recording, other = (first for first, *_ in recordings)
+        generalise(recording, other)
+        self._split(recording, len(shared))
         for _, expected, batch, v, u in recordings:
             y, for_jvp, for_vjp = self.primal(batch[0], shared, batch[1])
             results = y, self.jvp(*for_jvp, v), self.vjp(*for_vjp, u)
@@ -87,9 +88,9 @@ class Trace:
             for pair in zip(*saved, strict=True)
         ]
 
-    def _split(self, module: fx.GraphModule, shared: int) -> None:
+    def _split(self, recording: Recording, shared: int) -> None:
         """Make the graphs: what is known of all batches, the primal part, and the two products."""
-        graph = module.graph
+        graph, root = recording
         x_node, *others, v_node, u_node = graph.find_nodes(op="placeholder")
         batch, vectors = {x_node, *others[shared:]}, {v_node, u_node}
         replace_mutations(graph)
@@ -98,6 +99,7 @@ class Trace:
         pack(graph, dependents(graph, vectors), dependents(graph, batch | vectors))
 
         linear = dependents(graph, vectors)
+        multiply_in_place(graph, linear)
         varying = dependents(graph, batch | vectors)
         y, Jv, Jtu = cast(tuple[fx.Node, ...], graph.output_node().args[0])
         jvp_part = between(v_node, Jv, linear)
@@ -109,11 +111,11 @@ class Trace:
         primal_part = [node for node in nodes if node in varying and node not in linear]
         known = inputs_of(primal_part, [y, *saved[0], *saved[1]])
         known_part = [node for node in nodes if node not in varying]
-        self._known = compiled(module, known_part, tuple(known))
-        self._primal = compiled(module, primal_part, (y, *map(tuple, saved)), known)
-        self.jvp = compiled(module, jvp_part, Jv, saved[0])
-        self.vjp = compiled(module, vjp_part, Jtu, saved[1])
-        self._constants = list(module.buffers())
+        self._known = compiled(root, known_part, tuple(known))
+        self._primal = compiled(root, primal_part, (y, *map(tuple, saved)), known)
+        self.jvp = compiled(root, jvp_part, Jv, saved[0])
+        self.vjp = compiled(root, vjp_part, Jtu, saved[1])
+        self._constants = list(root.buffers())
         self._recent: Recent[tuple[Tensor, ...]] = Recent(1)
 
     def primal(

@@ -1,10 +1,14 @@
-"""Traced products of convolutions of every kind, against the dense Jacobian."""
+"""Convolutions in other forms, and their traced products against the dense Jacobian."""
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, conv_transpose2d, pixel_shuffle
 
 import pullback as pb
+from pullback.convolutions import as_matrix, overlapped, patches, reach, subpixel_kernel
 from pullback.products import TracedLinearization, linearize
 from pullback.tracing import Traces
 from tests.conftest import dense_jacobian
@@ -24,6 +28,13 @@ CONVOLUTIONS = {
         (4, 5),
     ),
     "transposed, groups": (nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), (4, 5)),
+    "to a tiny image": (nn.Conv2d(5, 20, 4, stride=2, padding=1), (4, 4)),
+    "to a single pixel": (nn.Conv2d(5, 20, 4, bias=False), (4, 4)),
+    "of a tiny image, with less padding than overlap": (nn.Conv2d(3, 4, 3, padding=2), (1, 2)),
+    "from a tiny image": (nn.ConvTranspose2d(3, 4, (4, 3), stride=2, padding=(1, 0)), (2, 2)),
+    "from a single pixel": (nn.ConvTranspose2d(6, 4, 2, bias=False), (1, 1)),
+    "of colours to many channels": (nn.Conv2d(3, 20, 4, stride=2, padding=1), (8, 10)),
+    "to colours": (nn.ConvTranspose2d(5, 3, 4, stride=2, padding=1), (5, 4)),
     "1-d": (nn.Conv1d(3, 4, 3, stride=2, padding=1), (12,)),
     "3-d": (nn.Conv3d(2, 3, 3, stride=2, padding=1), (4, 5, 6)),
 }
@@ -80,3 +91,49 @@ def test_convolutions_with_a_weight_for_each_batch():
     linearization = linearize(function, x, [], [], None, Traces())
     v = torch.randn(1, 16, 1)
     torch.testing.assert_close(linearization.jvp(v), J @ v)
+
+
+SIZES = st.integers(1, 6)
+STRIDES = st.integers(1, 4)
+
+
+@given(kernel=SIZES, stride=STRIDES, data=st.data())
+def test_a_convolution_is_a_matrix_of_its_patches(kernel, stride, data):
+    padding = data.draw(st.integers(0, kernel - 1))
+    height, width = (data.draw(st.integers(max(1, kernel - 2 * padding), 9)) for _ in "hw")
+    x = torch.randn(2, 3, height, width, dtype=torch.float64)
+    weight = torch.randn(5, 3, kernel, kernel, dtype=torch.float64)
+    sizes = [kernel] * 2, [stride] * 2, [padding] * 2
+    rows = patches(x, *sizes) @ as_matrix(weight, False).mT
+    expected = conv2d(x, weight, stride=stride, padding=padding)
+    torch.testing.assert_close(rows.permute(0, 3, 1, 2), expected)
+
+
+@given(
+    kernel=SIZES, stride=STRIDES, height=st.integers(1, 3), width=st.integers(1, 3), data=st.data()
+)
+def test_a_transposed_convolution_is_a_sum_of_patches(kernel, stride, height, width, data):
+    padding = data.draw(st.integers(0, kernel - 1))
+    more = data.draw(st.integers(0, stride - 1))
+    sides = [(n - 1) * stride - 2 * padding + kernel + more for n in (height, width)]
+    assume(min(sides) > 0)
+    x = torch.randn(2, 5, height, width, dtype=torch.float64)
+    weight = torch.randn(5, 3, kernel, kernel, dtype=torch.float64)
+    rows = x.permute(0, 2, 3, 1) @ as_matrix(weight, True).mT
+    image = overlapped(rows, [kernel] * 2, [stride] * 2, [padding] * 2, [more] * 2)
+    sizes = {"stride": stride, "padding": padding, "output_padding": more}
+    torch.testing.assert_close(image, conv_transpose2d(x, weight, **sizes))
+
+
+@given(stride=STRIDES, padding=st.integers(0, 3), data=st.data())
+def test_a_transposed_convolution_is_a_convolution_to_subpixels(stride, padding, data):
+    more = data.draw(st.integers(0, stride - 1))
+    kernel = stride + 2 * padding - more
+    assume(kernel > padding)
+    x = torch.randn(2, 5, 3, 4, dtype=torch.float64)
+    weight = torch.randn(5, 3, kernel, kernel, dtype=torch.float64)
+    plain = conv2d(
+        x, subpixel_kernel(weight, stride, padding), padding=reach(kernel, stride, padding)
+    )
+    sizes = {"stride": stride, "padding": padding, "output_padding": more}
+    torch.testing.assert_close(pixel_shuffle(plain, stride), conv_transpose2d(x, weight, **sizes))
