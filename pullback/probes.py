@@ -28,13 +28,10 @@ class SampleStreams:
         Samples outside ``where`` (``(batch,)`` bool) get zeros, and their streams stay put.
         """
         wanted = [True] * len(self._generators) if where is None else where.tolist()
-        drawn = [
-            torch.randn(shape, generator=g, dtype=torch.float32)
-            if draw
-            else torch.zeros(shape, dtype=torch.float32)
-            for g, draw in zip(self._generators, wanted, strict=True)
-        ]
-        return torch.stack(drawn).to(like)
+        drawn = torch.empty(len(wanted), *shape, dtype=torch.float32)
+        for row, generator, draw in zip(drawn, self._generators, wanted, strict=True):
+            row.normal_(generator=generator) if draw else row.zero_()
+        return drawn.to(like)
 
 
 def draw_seeds(count: int, generator: torch.Generator) -> Tensor:

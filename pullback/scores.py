@@ -16,7 +16,7 @@ from .eigen import (
 )
 from .metrics import Encoder, expected_metric
 from .probes import SampleStreams, as_generator
-from .traces import accurate_entropies, entropy_of, trace_of
+from .traces import accurate_entropies, entropies_of, trace_of
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ def score(
         method: as for :func:`pullback.eigsh`. ``"auto"`` takes the method that meets the tolerances
             with the fewest Jacobian products, by the cost model of
             :func:`pullback.eigen.expected_products`: ``"dual"`` for min(M, N) + 2k of them, M the
-            number of the encoder's outputs, or ``"golub-kahan"`` for max(36 + k, 8 + 6k) with a
+            number of the encoder's outputs, or ``"golub-kahan"`` for max(37, 9 + 5k) with a
             spectrum such as trained encoders have. A product costs about as much as a forward
             pass. Golub–Kahan and Nyström go on until the standard error of the entropies is
-            at most 1e-3/3 (``entropy``) or 1e-3 (the other two), relative where they exceed 1.
+            at most 1e-3/2 (``entropy``) or 1e-3 (the other two), relative where they exceed 1.
             ``"lanczos"`` and ``"lobpcg"`` look for k eigenpairs only, and the errors of trace and
             entropies say how little that tells.
         tol: as for :func:`pullback.eigsh`.
@@ -120,10 +120,11 @@ def score(
 def _scores(pairs: EigenPairs, spectrum: Spectrum, event_shape: torch.Size) -> Scores:
     values = pairs.values.double()
     total, largest = trace_of(spectrum), values[:, 0]
+    by_normalization = entropies_of(spectrum)
     entropies = {
-        "entropy": entropy_of(spectrum, "trace"),
-        "entropy_none": entropy_of(spectrum, "none"),
-        "entropy_max": entropy_of(spectrum, "max"),
+        "entropy": by_normalization["trace"],
+        "entropy_none": by_normalization["none"],
+        "entropy_max": by_normalization["max"],
     }
     some = largest > 0
     columns = {

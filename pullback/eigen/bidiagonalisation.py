@@ -60,7 +60,7 @@ class Bidiagonalisation:
         self.H, self.C = like.new_zeros(batch, 0, 0), like.new_zeros(batch, 0, width)
         self.blocks: list[Tensor] = []
         self.next = like.new_zeros(batch, width, columns, dtype=self.dtype)
-        self.probe_images = self._image(streams.normal(columns, PROBES, like=self.next))
+        self.probe_images = self._image(streams.normal(PROBES, columns, like=self.next).mT)
         self.weighted_images = self.small.weigh(self.probe_images)
         for _ in range(width):
             self._append_row(*self._fresh(self.active))
@@ -110,7 +110,7 @@ class Bidiagonalisation:
             # Once is enough for what is small.
             for _ in range(1 if worst < eps**0.5 else 2):
                 for rows in self.blocks:
-                    block = torch.baddbmm(block, block @ rows.mT, rows, alpha=-1)
+                    block.baddbmm_(torch.bmm(block, rows.mT), rows, alpha=-1)
             self.loss = torch.full_like(self.loss, eps)
         return block
 
@@ -201,7 +201,9 @@ class Bidiagonalisation:
             left = self.small.basis.mT @ pad(X[..., :k], padding)
             return Candidates(left.to(self.dtype)), small_side
         right = combined(self.blocks, pad(Y[..., :k], padding)).mT
-        return Candidates(right, pad(small_side[..., :k], padding)), small_side
+        images = pad(small_side[..., :k], padding)
+        coupling = self.C.mT @ pad((X * sigma.unsqueeze(-2))[..., :k], padding)
+        return Candidates(right, images, self.next.mT, coupling), small_side
 
     def spectrum(self) -> Spectrum:
         """Ritz values of JJᵀM on the span of U, and the trace outside of it, from the probes.
@@ -209,13 +211,14 @@ class Bidiagonalisation:
         U has a block more than V: these Ritz values are ahead of those of :meth:`ritz`.
         """
         B = torch.cat([self.H, self.C], dim=-1)
-        values = torch.linalg.eigvalsh(B @ B.mT).flip(-1).clamp(min=0)
-        inside = self.small.weighted @ self.probe_images
-        left_out = self.probe_images - self.small.basis.mT @ inside
-        weighted = self.weighted_images - self.small.weighted.mT @ inside
+        values = torch.linalg.eigvalsh(torch.bmm(B, B.mT)).flip(-1).clamp(min=0)
+        U, MU = self.small.basis, self.small.weighted
+        inside = torch.bmm(MU, self.probe_images)
+        left_out = torch.baddbmm(self.probe_images, U.mT, inside, alpha=-1)
+        weighted = torch.baddbmm(self.weighted_images, MU.mT, inside, alpha=-1)
         resolved = (self.width * (self.steps + 1)).clamp(max=values.shape[-1])
         unresolved = (min(self.J.shape[-2:]) - resolved).clamp(min=0)
-        return Spectrum.probed(values, left_out.mT @ weighted, unresolved.double())
+        return Spectrum.probed(values, torch.bmm(left_out.mT, weighted), unresolved.double())
 
     def _image(self, columns: Tensor) -> Tensor:
         image = self.J._matmul(columns)
@@ -279,12 +282,12 @@ class SmallSide:
         Returns:
             what is left, and the coefficients ``(B, j)`` of what was taken.
         """
-        total = torch.zeros_like(self.basis[..., 0])
-        for _ in range(2):
-            coefficients = self.weighted @ p.unsqueeze(-1)
-            p = p - (self.basis.mT @ coefficients).squeeze(-1)
-            total += coefficients.squeeze(-1)
-        return p, total
+        column = p.unsqueeze(-1)
+        first = torch.bmm(self.weighted, column)
+        column = torch.baddbmm(column, self.basis.mT, first, alpha=-1)
+        second = torch.bmm(self.weighted, column)
+        column = torch.baddbmm(column, self.basis.mT, second, alpha=-1)
+        return column.squeeze(-1), (first + second).squeeze(-1)
 
     def append(self, u: Tensor, weighted: Tensor) -> None:
         """Add a vector and M times it."""
@@ -303,4 +306,4 @@ class SmallSide:
 
 def _inverse(length: Tensor) -> Tensor:
     """1/length ``(B, 1)``, or 0 where the length is 0."""
-    return torch.where(length > 0, 1 / length, 0.0).unsqueeze(-1)
+    return length.reciprocal().masked_fill_(length == 0, 0.0).unsqueeze(-1)

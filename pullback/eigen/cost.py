@@ -10,8 +10,8 @@ def expected_products(rows: int, columns: int, k: int) -> dict[str, int]:
     """Products with J or Jᵀ per sample for k eigenpairs and the entropies, J rows×columns.
 
     - ``"dual"``: min(M, N) + 2k, whatever the spectrum;
-    - ``"golub-kahan"``: max(36 + k, 8 + 6k), that is max(14, 5k/2) steps of two, two at the ends,
-      six probes, k to certify;
+    - ``"golub-kahan"``: max(37, 9 + 5k), that is max(14, 5k/2) steps of two, two at the ends,
+      six probes, one to certify;
     - ``"nystrom"``: 6k + 34, of which 2(2k + 14) for a random sketch, or
       2k + 38 with a warm one of 16; as many as golub-kahan more, where the sketch is not enough;
     - ``"lanczos"``: 13k, ``"lobpcg"``: 19k, on JJᵀ (two products each), without entropies.
@@ -23,7 +23,7 @@ def expected_products(rows: int, columns: int, k: int) -> dict[str, int]:
     small = min(rows, columns)
     return {
         "dual": small + 2 * k,
-        "golub-kahan": max(36 + k, 8 + 6 * k),
+        "golub-kahan": max(37, 9 + 5 * k),
         "lanczos": 13 * k,
         "lobpcg": 19 * k,
         "nystrom": 6 * k + 34,

@@ -73,7 +73,7 @@ def nystrom(
     ritz, rotation = torch.linalg.eigh(_symmetric(JV.mT @ small.weigh(JV)))
     ritz, rotation = ritz.flip(-1).clamp(min=0), rotation.flip(-1)
 
-    probes = streams.normal(columns, PROBES, like=like)
+    probes = streams.normal(PROBES, columns, like=like).mT
     inside = T.mT @ torch.cat([y @ probes for y in Y], dim=-2).double()
     left_out = J._matmul(probes).double() - JV @ inside
     unresolved = (rows - kept.sum(-1)).double()

@@ -28,7 +28,8 @@ class EigenPairs:
     Attributes:
         values: ``(*batch, k)``, descending; exactly 0 beyond the numerical rank.
         vectors: ``(*batch, N, k)``, orthonormal columns; the largest entry of each is positive.
-        residual_norms: ``(*batch, k)``, ‖Gv − λv‖₂, from explicit products.
+        residual_norms: ``(*batch, k)``, ‖Gv − λv‖₂, from explicit products, or from those of the
+            run and one more, which shows that they are right (:mod:`pullback.eigen.ritz`).
         converged: ``(*batch, k)`` bool, whether the residual is at most
             max(tol·λ, 32·eps·λ₁).
         n_products: products with J or Jᵀ that a sample took, each column counted; the most of
@@ -68,8 +69,10 @@ class Spectrum:
 
         The mean R of the diagonal is an unbiased estimate of tr G'. The squares beside it have the
         mean ‖G'‖²_F, so R²/‖G'‖²_F, the number of equal eigenvalues that would do the same, is
-        known from the same products; half of it is taken, as both are uncertain. The variance of R
-        is 2‖G'‖²_F per probe; the factor 1 + s allows for an R that is too small by chance.
+        known from the same products; half of it is taken, as both are uncertain. Then R is
+        distributed like χ² with ν = m·PROBES degrees of freedom, and too small by chance more often
+        than too large: two standard errors reach up to where the mean is with probability 0.975
+        (the quantile after Wilson & Hilferty, "The distribution of chi-square", 1931).
         """
         squares = products.diagonal(dim1=-2, dim2=-1).clamp(min=0)
         remainder = squares.mean(-1)
@@ -77,8 +80,9 @@ class Spectrum:
         norm_squared = beside.clamp(min=0) / (PROBES * (PROBES - 1))
         shared = 0.5 * remainder.square() / torch.where(norm_squared > 0, norm_squared, 1.0)
         shared = torch.minimum(shared, unresolved).clamp(min=1)
-        s = (2 / (PROBES * shared)).sqrt()
-        return cls(values, remainder, s * (1 + s) * remainder, shared, unresolved)
+        variance = 2 / (PROBES * shared)  # of R over its mean
+        quantile = (1 - variance / 9 - 1.96 * variance.sqrt() / 3) ** 3
+        return cls(values, remainder, (1 / quantile - 1) / 2 * remainder, shared, unresolved)
 
     def hides_nothing(self, k: int, floor: float) -> Tensor:
         """Whether no eigenvalue as large as the k-th value can be left out, ``(B,)`` bool.
@@ -97,10 +101,14 @@ class Candidates:
     Attributes:
         vectors: ``(B, N, k)``, of any length, leading ones first.
         images: ``(B, M, k)`` float64, J times them, if known to rounding.
+        outside, coupling: F ``(B, N, b)`` orthonormal, and c ``(B, b, k)`` float64, if known to
+            rounding: JᵀM times the images is the vectors, times their eigenvalues, and F c.
     """
 
     vectors: Tensor
     images: Tensor | None = None
+    outside: Tensor | None = None
+    coupling: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def solve(
     if method == "auto":
         method = cheapest(rows, columns, task.k, weighted)
     run = _METHODS[method](metric, task, streams)
-    pairs, images = _certified(metric, run, task)
+    pairs, images = _certified(metric, run, task, streams)
     spectrum = run.spectrum or _left_out(metric, pairs, images, streams)
     if task.warm_start is not None:
         wide = rows <= columns
@@ -129,16 +129,18 @@ def _lifted(metric: PullbackMetric, k: int, pairs: EigenPairs) -> Run:
     )
 
 
-def _certified(metric: PullbackMetric, run: Run, task: Task) -> tuple[EigenPairs, Tensor]:
+def _certified(
+    metric: PullbackMetric, run: Run, task: Task, streams: SampleStreams
+) -> tuple[EigenPairs, Tensor]:
     """The best eigenpairs in the span of a run's candidates, and J times their vectors."""
     candidates, products = run.candidates, run.n_products
-    ritz = rayleigh_ritz(metric, candidates)
+    ritz = rayleigh_ritz(metric, candidates, streams)
     converged = _converged(ritz, task.tol)
     if candidates.images is not None and not converged.all():
         # Rounding has spoilt the candidates. Their images are sound: a step of the power method.
         products += ritz.n_products + task.k
         images = metric.weighted(candidates.images.to(metric.dtype))
-        ritz = rayleigh_ritz(metric, Candidates(metric.jacobian._t_matmul(images)))
+        ritz = rayleigh_ritz(metric, Candidates(metric.jacobian._t_matmul(images)), streams)
         converged = _converged(ritz, task.tol)
     pairs = EigenPairs(
         values=ritz.values,
@@ -160,7 +162,7 @@ def _left_out(
     metric: PullbackMetric, pairs: EigenPairs, images: Tensor, streams: SampleStreams
 ) -> Spectrum:
     """The spectrum as far as k eigenpairs tell, and the trace that they leave out."""
-    probes = streams.normal(metric.shape[-1], PROBES, like=pairs.vectors)
+    probes = streams.normal(PROBES, metric.shape[-1], like=pairs.vectors).mT
     left_out = (
         metric.jacobian._matmul(probes).double() - images @ (pairs.vectors.mT @ probes).double()
     )

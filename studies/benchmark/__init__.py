@@ -1,6 +1,7 @@
 """Cost and accuracy of our methods beside the others', on the paper's convolutional encoder."""
 
 import copy
+import gc
 import math
 from pathlib import Path
 
@@ -88,9 +89,13 @@ def benchmark(
 
 
 def _import_all(device: torch.device) -> None:
-    """PyTorch imports some of itself when it is first used; that is nobody's set-up."""
+    """PyTorch imports some of itself when it is first used; that is nobody's set-up.
+
+    Nor is Python's search for garbage among all that was imported.
+    """
     vae = ConvVAE((3, 8, 8), filters=(4,), units=(4, 4), latent=4).eval().to(device)
     pb.score(encoder_of(vae), torch.rand(2, 3, 8, 8, device=device), k=1, method="golub-kahan")
+    gc.collect()
 
 
 def _vae(images: Tensor, checkpoint: str | None, epochs: int, seed: int) -> tuple[VAE, str]:

@@ -142,7 +142,7 @@ def _points(points: Sequence[Point]) -> str:
     return (
         "One is varied at a time; the last column counts the products of a score. Predicted: "
         "`pullback.eigen.expected_products` times the mean cost of J v and Jᵀ u, as measured, but "
-        "those of probes and residuals, measured as the blocks that they are; and primal work. "
+        "those of the probes, measured as the block that they are; and primal work. "
         "Set-up is left out. Where N or d differ, another encoder was trained, briefly. "
         f"{sum(near)} of {len(near)} points ({sum(near) / len(near):.0%}) are within "
         f"{TOLERANCE:.0%} of the prediction."

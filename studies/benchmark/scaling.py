@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import pullback as pb
+import pullback.operators
 from models import training
 from models.vae import VAE, ConvVAE
 from pullback.eigen import expected_products
@@ -36,7 +37,7 @@ class Parts:
 
     Attributes:
         jvp, vjp: one column of J v and of Jᵀ u.
-        blocks: the J v of the probes and the Jᵀ u of the residuals, which do not wait for another.
+        blocks: the J v of the probes, which do not wait for another.
         primal: what a new batch costs before its first product.
         inside: what a score spends in products and primal work.
         score: a complete score.
@@ -72,33 +73,33 @@ def cost_of_parts(vae: VAE, batches: list[Tensor], k: int) -> Parts:
     forwards, counted = [], []
     for x in batches:
         forward = torch.no_grad()(partial(vae.encode, x))
-        measured = _products(pb.jacobian(encoder, x), k, forward)
-        with time_in(TracedLinearization, "__init__", "jvp", "vjp") as spent:
+        measured = _products(pb.jacobian(encoder, x), forward)
+        with (
+            time_in(pullback.operators, "linearize") as primal,
+            time_in(TracedLinearization, "jvp", "vjp") as products,
+        ):
             measured["score"] = timed(lambda x: pb.score(encoder, x, k), [x], forward)
         for name, result in measured.items():
             forwards.append(result.forward)
             seconds[name].append(statistics.median(result.seconds))
         seconds["primal"].append(seconds.pop("first")[0] - seconds["jvp"][-1])
-        seconds["inside"].append(sum(spent))
+        seconds["inside"].append(sum(primal) + sum(products))
         counted.append(measured["score"].results[0].n_products)
     one = statistics.median(forwards)
     medians = {name: statistics.median(values) / one for name, values in seconds.items()}
     return Parts(**medians, counted=statistics.fmean(counted), forward=one)
 
 
-def _products(J: pb.JacobianOperator, k: int, forward: Callable[[], Any]) -> dict[str, Timed]:
+def _products(J: pb.JacobianOperator, forward: Callable[[], Any]) -> dict[str, Timed]:
     """The first product at a base point, single ones, and those that a score takes in blocks."""
-    probes, images = (
-        torch.randn(J.shape[0], size, columns).to(J.x)
-        for size, columns in zip(J.shape[:0:-1], (PROBES, k), strict=True)
-    )
-    v, u, Jt = probes[..., :1].contiguous(), images[..., :1].contiguous(), J.mT
+    probes = torch.randn(J.shape[0], PROBES, J.shape[2]).to(J.x).mT
+    v, u, Jt = probes[..., :1].contiguous(), torch.randn(*J.shape[:2], 1).to(J.x), J.mT
     with torch.no_grad():
         return {
             "first": timed(J.matmul, [v], forward),
             "jvp": timed(J.matmul, [v] * REPEATS, forward),
             "vjp": timed(Jt.matmul, [u] * REPEATS, forward),
-            "blocks": timed(lambda v: (J @ v, Jt @ images), [probes] * REPEATS, forward),
+            "blocks": timed(J.matmul, [probes] * REPEATS, forward),
         }
 
 
@@ -153,7 +154,7 @@ def _point(vae: VAE, batches: list[Tensor], k: int, axis: str = "", setting: int
     parts = cost_of_parts(vae, batches, k)
     costs = expected_products(2 * vae.config["latent"], batches[0][0].numel(), k)
     expected = min(costs["dual"], costs["golub-kahan"])  # what "auto" chooses between
-    one_by_one = (expected - PROBES - k) * parts.mean
+    one_by_one = (expected - PROBES) * parts.mean
     predicted = parts.primal + parts.blocks + one_by_one
     return Point(axis, setting, parts.score, predicted, parts.counted)
 
