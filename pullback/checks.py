@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .cuda import float32_proper
+
 Outputs = tuple[Tensor, Tensor | None]
 
 # Layers whose output, in training mode, depends on the other samples or on chance.
@@ -105,7 +107,12 @@ def probe(call: Callable[[Tensor], Outputs], samples: Tensor) -> Outputs:
         samples: ``(1, *event)`` or ``(2, *event)``.
     """
     # Fused attention kernels cannot be differentiated twice; the plain one can.
-    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        float32_proper(samples.device),
+    ):
         pair = _two_different(samples.clone()).requires_grad_()
         first = call(pair)
         _check_outputs(first, pair)

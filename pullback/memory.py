@@ -1,5 +1,6 @@
 """Values remembered as long as the tensors that they were made from stay as they are."""
 
+import operator
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -24,26 +25,32 @@ class Recent(Generic[Value]):
 
     def find(self, tensors: Sequence[Tensor]) -> Value | None:
         """The value made from these tensors, if it is remembered."""
-        for states, held, value in reversed(self._entries):
-            if all(map(_same, tensors, held, states)):
+        first = _state_of(tensors[:1])
+        for state, held, value in reversed(self._entries):
+            # Asked before every product, for all parameters of a map: most differ at once.
+            if first == state[:1] and state == _state_of(tensors) and _alike(tensors, held):
                 return value
         return None
 
     def add(self, tensors: Sequence[Tensor], value: Value) -> Value:
         """Remember a value; it is returned."""
-        states = [_state_of(tensor) for tensor in tensors]
-        self._entries = [*self._entries, (states, tensors, value)][-self._size :]
+        self._entries = [*self._entries, (_state_of(tensors), tensors, value)][-self._size :]
         return value
 
 
-def _same(tensor: Tensor, held: Tensor, state: tuple[int, int]) -> bool:
-    """Whether a tensor is the one held, or the same view of its numbers, as they were then."""
-    return _state_of(tensor) == state and (tensor is held or _layout_of(tensor) == _layout_of(held))
+def _state_of(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """Where the numbers of each are, and how often they were changed."""
+    try:
+        return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+    except RuntimeError:  # inference tensors do not count their changes
+        return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
 
 
-def _state_of(tensor: Tensor) -> tuple[int, int]:
-    # Inference tensors do not count their changes.
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+def _alike(tensors: Sequence[Tensor], held: Sequence[Tensor]) -> bool:
+    """Whether they are the same tensors, or the same views of the same numbers."""
+    return all(map(operator.is_, tensors, held)) or all(
+        map(operator.eq, map(_layout_of, tensors), map(_layout_of, held))
+    )
 
 
 def _layout_of(tensor: Tensor) -> tuple:

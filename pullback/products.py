@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .checks import require_finite
+from .cuda import Product, Saved, float32_proper
 from .memory import Recent
-from .tracing import Saved, Trace, Traces
+from .tracing import Trace, Traces
 
 # Columns are taken together as long as one product's vectors stay under this many numbers:
 # enough to keep two cores busy, and less than one N×N matrix of an image worth the name.
@@ -40,7 +41,12 @@ class Linearization:
     ) -> None:
         self._differentiable = differentiable
         # Fused attention kernels cannot be differentiated twice; the plain one can.
-        with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            float32_proper(x.device),
+        ):
             if differentiable:
                 self._x = x if x.requires_grad else x.detach().requires_grad_()
             else:
@@ -75,7 +81,7 @@ class Linearization:
 
     def _block(self, outputs: Tensor, inputs: Tensor, block: Tensor) -> Tensor:
         several = len(block) > 1
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), float32_proper(block.device):
             (product,) = torch.autograd.grad(
                 outputs,
                 inputs,
@@ -98,7 +104,7 @@ class TracedLinearization:
     ) -> None:
         self._trace, self._x = trace, x
         self.y, *saved = trace.primal(x, shared, samplewise)
-        self._saved: Saved = saved
+        self._saved = list(map(Saved, saved))
 
     def restricted(self, index: slice | Tensor) -> "TracedLinearization | None":
         """That of some of the samples, without primal work; None if it has to be made anew."""
@@ -118,17 +124,10 @@ class TracedLinearization:
         """Jv: ``(B, N, C) → (B, M, C)``."""
         return self._columnwise(self._trace.jvp, self._saved[0], v, self.y)
 
-    def _columnwise(
-        self, part: Callable[..., Tensor], saved: Sequence[Tensor], columns: Tensor, like: Tensor
-    ) -> Tensor:
-        def product(block: Tensor) -> Tensor:
-            if len(block) == 1:
-                return part(*saved, block[0].contiguous()).unsqueeze(0)
-            return torch.vmap(lambda column: part(*saved, column))(block)
-
+    def _columnwise(self, product: Product, saved: Saved, columns: Tensor, like: Tensor) -> Tensor:
         width = max(1, MAX_BLOCK // max(self._x.numel(), self.y.numel()))
-        with torch.no_grad():
-            return _by_blocks(product, columns, width, like)
+        with torch.no_grad(), float32_proper(columns.device):
+            return _by_blocks(lambda block: product(saved, block), columns, width, like)
 
 
 AnyLinearization = Linearization | TracedLinearization
@@ -158,7 +157,7 @@ def linearize(
     Raises:
         ValueError: ``function`` returned NaN or infinite values.
     """
-    with torch.no_grad():
+    with torch.no_grad(), float32_proper(x.device):
         ends = [0, len(x) - 1]
         few = function(x[ends], *shared, *(t[ends] for t in samplewise))
         layout = [(t.shape, t.dtype, t.device) for t in (x[0], *shared)]

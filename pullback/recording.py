@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, fx
 from torch._decomp import get_decompositions
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import batch_norm
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
@@ -17,15 +19,14 @@ aten = torch.ops.aten
 
 # Derivatives that are a product with something known before v or u is: such factors are merged.
 _SCALINGS: Any = get_decompositions(
-    [
-        aten.native_batch_norm_backward,
-        aten.tanh_backward,
-        aten.sigmoid_backward,
-        aten.silu_backward,
-        aten.gelu_backward,
-    ]
+    [aten.native_batch_norm_backward, aten.silu_backward, aten.gelu_backward]
 )
-_REWRITTEN = {**_SCALINGS, aten.convolution_backward.default: convolutions.adjoint}
+_REWRITTEN = {
+    **_SCALINGS,
+    aten.tanh_backward.default: lambda grad, y: grad * (1 - y * y),
+    aten.sigmoid_backward.default: lambda grad, y: grad * (y * (1 - y)),
+    aten.convolution_backward.default: convolutions.adjoint,
+}
 _SIZE_MATTERS = "its operations depend on the size of the batch"
 
 
@@ -47,7 +48,13 @@ def traced(
     recorder = _Recorder(inputs)
     x, *others, v, u = inputs
     # Fused attention kernels cannot be differentiated twice; the plain one can.
-    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), recorder:
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        _AffineBatchNorm(),
+        recorder,
+    ):
         x, u = x.detach().requires_grad_(), u.detach().requires_grad_()
         y = function(x, *others)
         (Jtu,) = torch.autograd.grad(y, x, u, create_graph=True, materialize_grads=True)
@@ -83,6 +90,35 @@ def generalise(recording: Recording, other: Recording) -> None:
         ours.args, ours.kwargs = tree_unflatten(mine, form)
         if "layout" in ours.meta:
             ours.meta["layout"] = ours.meta["layout"], theirs.meta["layout"]
+
+
+class _AffineBatchNorm(TorchFunctionMode):
+    """Batch normalisation in eval mode as the affine map that it is, with simple derivatives."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        replaced = _batch_norm if func is batch_norm else func
+        return replaced(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    x: Tensor,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if training or mean is None or variance is None:
+        return batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
+    scale = (variance + eps).rsqrt()
+    scale = scale if weight is None else scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    shape = -1, *[1] * (x.ndim - 2)
+    return torch.addcmul(shift.view(shape), x, scale.view(shape))
 
 
 class _Recorder(TorchDispatchMode):

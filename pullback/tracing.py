@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from .cuda import Product, ReplayedProduct, Saved
 from .graphs import (
     between,
     compiled,
@@ -31,9 +32,6 @@ logger = logging.getLogger("pullback")
 # Traces kept for a map, which may be called with events of several shapes.
 _MOST = 16
 
-# For jvp and for vjp: tensors, and sizes that depend on the number of samples.
-Saved = Sequence[Sequence[Any]]
-
 
 class Trace:
     """f, Jv and Jᵀu as graphs that share their primal part, for batches of any size.
@@ -50,7 +48,8 @@ class Trace:
         shared, samplewise: further tensors, constants to the derivatives; the latter ``(B, …)``.
 
     Attributes:
-        jvp, vjp: ``(*what it needs, v or u) → Jv or Jᵀu``, ``(B, M)`` or ``(B, N)``.
+        jvp, vjp: Jv and Jᵀu, of what they need to know and of columns, ``(C, B, ·) → (C, B, ·)``.
+        parts: their graphs, ``(*what it needs, v or u) → Jv or Jᵀu``, for one column.
 
     Raises:
         UntraceableError: Python looks at values of tensors, an operation in place cannot be
@@ -78,15 +77,16 @@ class Trace:
         generalise(recording, other)
         self._split(recording, len(shared))
         for _, expected, batch, v, u in recordings:
-            y, for_jvp, for_vjp = self.primal(batch[0], shared, batch[1])
-            results = y, self.jvp(*for_jvp, v), self.vjp(*for_vjp, u)
-            if not all(map(_close, results, expected)):
+            y, *both = self.primal(batch[0], shared, batch[1])
+            Jv, Jtu = (part(*s, w) for part, s, w in zip(self.parts, both, (v, u), strict=True))
+            if not all(map(_close, (y, Jv, Jtu), expected)):
                 raise UntraceableError("rearranging its graph changes the result")
-            saved.append((for_jvp, for_vjp))
+            saved.append(both)
         self._growth = [
             [_growth(*values) for values in zip(*pair, strict=True)]
             for pair in zip(*saved, strict=True)
         ]
+        self.jvp, self.vjp = (_of_columns(part, x.device) for part in self.parts)
 
     def _split(self, recording: Recording, shared: int) -> None:
         """Make the graphs: what is known of all batches, the primal part, and the two products."""
@@ -113,8 +113,10 @@ class Trace:
         known_part = [node for node in nodes if node not in varying]
         self._known = compiled(root, known_part, tuple(known))
         self._primal = compiled(root, primal_part, (y, *map(tuple, saved)), known)
-        self.jvp = compiled(root, jvp_part, Jv, saved[0])
-        self.vjp = compiled(root, vjp_part, Jtu, saved[1])
+        self.parts = (
+            compiled(root, jvp_part, Jv, saved[0]),
+            compiled(root, vjp_part, Jtu, saved[1]),
+        )
         self._constants = list(root.buffers())
         self._recent: Recent[tuple[Tensor, ...]] = Recent(1)
 
@@ -128,7 +130,7 @@ class Trace:
             known = self._recent.add(sources, self._known(*shared))
         return self._primal(*known, x, *samplewise)
 
-    def restricted(self, saved: Saved, index: Any, extra: int) -> Saved | None:
+    def restricted(self, saved: list[Saved], index: Any, extra: int) -> list[Saved] | None:
         """What jvp and vjp need for the samples at ``index``, from what they need for all.
 
         ``extra`` is the number of samples that this makes more (it is negative if they get fewer).
@@ -137,7 +139,7 @@ class Trace:
         if any(growth is None for part in self._growth for growth in part):
             return None
         return [
-            [_share(*pair, index, extra) for pair in zip(values, growth, strict=True)]
+            Saved(_share(*pair, index, extra) for pair in zip(values, growth, strict=True))
             for values, growth in zip(saved, self._growth, strict=True)
         ]
 
@@ -177,6 +179,17 @@ class Traces:
 
     def __deepcopy__(self, memo: dict) -> "Traces":
         return Traces()
+
+
+def _of_columns(part: Callable[..., Tensor], device: torch.device) -> Product:
+    """The product of columns ``(C, B, n)``, from that of one."""
+
+    def product(saved: Saved, columns: Tensor) -> Tensor:
+        if len(columns) == 1:
+            return part(*saved, columns[0].contiguous()).unsqueeze(0)
+        return torch.vmap(lambda column: part(*saved, column))(columns)
+
+    return ReplayedProduct(product) if device.type == "cuda" else product
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

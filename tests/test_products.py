@@ -37,13 +37,31 @@ def on_images(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Unflatten(1, (1, 8, 8)), *layers, nn.Flatten())
 
 
+def with_statistics(net: nn.Module) -> nn.Module:
+    """Batch normalisation, after training and in eval mode."""
+    generator = torch.Generator().manual_seed(0)
+    for tensor in net.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+    return net.eval()
+
+
 LAYERS = {
     "linear": nn.Linear(64, 5),
     "conv": on_images(nn.Conv2d(1, 4, 3, stride=2), nn.Tanh(), nn.Conv2d(4, 2, 2)),
     "transposed conv": on_images(nn.ConvTranspose2d(1, 4, 3), nn.SiLU()),
     "pooling": on_images(nn.MaxPool2d(2), nn.AvgPool2d(2)),
     "upsampling": on_images(nn.Upsample(scale_factor=2, mode="bilinear"), nn.GELU()),
-    "batch norm": nn.Sequential(nn.BatchNorm1d(64), nn.Softplus()),
+    "batch norm": with_statistics(nn.Sequential(nn.BatchNorm1d(64), nn.Softplus())),
+    "batch norm of images": with_statistics(
+        on_images(
+            nn.BatchNorm2d(1), nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, affine=False), nn.Sigmoid()
+        )
+    ),
+    "batch norm of sequences": with_statistics(
+        nn.Sequential(nn.Unflatten(1, (4, 16)), nn.BatchNorm1d(4), nn.Tanh(), nn.Flatten())
+    ),
+    "instance norm": on_images(nn.InstanceNorm2d(1), nn.Tanh()),
     "group norm": on_images(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4)),
     "layer norm": nn.Sequential(nn.LayerNorm(64), nn.ELU()),
     "spectral norm": nn.utils.parametrizations.spectral_norm(nn.Linear(64, 3)),
@@ -181,7 +199,7 @@ def test_an_operation_in_place_on_what_is_used_elsewhere_is_not_traced(caplog):
 def test_eval_mode_batch_norm_and_activations_merge_into_one_scaling():
     net = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4)).eval()
     trace = traced(net, torch.rand(3, 6))._trace
-    for part in (trace.jvp, trace.vjp):
+    for part in trace.parts:
         operations = [node for node in part.graph.nodes if node.op == "call_function"]
         assert len(operations) == 3  # a matrix product for each layer, and a scaling between
 

@@ -12,6 +12,9 @@ from .records import Run, Spectrum, gathered
 
 StoppingRule = Callable[[Spectrum], Tensor]
 
+# Numbers in the inputs of a batch up to which products take as long for half of it.
+_SMALL = 2**16
+
 
 def golub_kahan(
     metric: PullbackMetric,
@@ -85,7 +88,7 @@ def golub_kahan(
                 process.restart(k + (capacity - k) // 2, accurate & process.active)
         if step == most or not process.active.any():
             break
-        if 2 * process.active.sum() <= len(samples):
+        if 2 * process.active.sum() <= len(samples) and process.next.numel() > width * _SMALL:
             # Products for the rest alone are cheaper.
             done, rest = (~process.active).nonzero()[:, 0], process.active.nonzero()[:, 0]
             parts.append((samples[done], _outcome(process.select(done), k)))

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import pullback as pb
 from models import datasets, training
 from models.vae import VAE, ConvVAE
+from pullback.cuda import float32_proper
 
 from . import report, scaling
 from .comparison import EXACT, K, compare, dense, encoder_of, methods, truth
@@ -47,7 +48,14 @@ def benchmark(
         raise ValueError(f"device={device!r} is not one of {', '.join(map(repr, DEVICES))}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda', but PyTorch finds no such device here; take 'cpu'")
-    folder, where = Path(out), torch.device(device)
+    where = torch.device(device)
+    with float32_proper(where):  # plain forwards too
+        _benchmark(where, Path(out), checkpoint, quick, seed)
+
+
+def _benchmark(
+    where: torch.device, folder: Path, checkpoint: str | None, quick: bool, seed: int
+) -> None:
     split = datasets.load("photos")
     vae, origin = _vae(split.train, checkpoint, QUICK_EPOCHS if quick else EPOCHS, seed)
     with torch.no_grad():

@@ -141,9 +141,11 @@ def _points(points: Sequence[Point]) -> str:
     near = [abs(p.deviation) <= TOLERANCE for p in points]
     return (
         "One is varied at a time; the last column counts the products of a score. Predicted: "
-        "`pullback.eigen.expected_products` times the mean cost of J v and Jᵀ u, as measured, but "
-        "those of the probes, measured as the block that they are; and primal work. "
-        "Set-up is left out. Where N or d differ, another encoder was trained, briefly. "
+        "`pullback.eigen.expected_products` times the cost of J v and Jᵀ u in turn, as measured, "
+        "but those of the probes, measured as the block that they are; primal work; and for each "
+        "step the solver's own arithmetic, a fixed time and one for each number in a batch, as "
+        "measured at the smallest and the largest B. Set-up is left out. Where N or d differ, "
+        "another encoder was trained, briefly. "
         f"{sum(near)} of {len(near)} points ({sum(near) / len(near):.0%}) are within "
         f"{TOLERANCE:.0%} of the prediction."
     )

@@ -36,8 +36,9 @@ class Parts:
     """What the parts of a score cost for a batch, in forward-equivalents.
 
     Attributes:
-        jvp, vjp: one column of J v and of Jᵀ u.
-        blocks: the J v of the probes, which do not wait for another.
+        jvp, vjp: one column of J v and of Jᵀ u, alone.
+        product: one of the two where they take turns, as in a solver.
+        block: the J v of all probes, which do not wait for another.
         primal: what a new batch costs before its first product.
         inside: what a score spends in products and primal work.
         score: a complete score.
@@ -47,7 +48,8 @@ class Parts:
 
     jvp: float
     vjp: float
-    blocks: float
+    product: float
+    block: float
     primal: float
     inside: float
     score: float
@@ -55,14 +57,19 @@ class Parts:
     forward: float
 
     @property
-    def mean(self) -> float:
-        """A product, as many J v as Jᵀ u."""
-        return (self.jvp + self.vjp) / 2
+    def own_seconds(self) -> float:
+        """What a score spends in neither, for each of its steps."""
+        return (self.score - self.inside) * self.forward / steps(self.counted)
 
     @property
     def own_share(self) -> float:
         """The part of a score's time that is neither products nor primal work."""
         return 1 - self.inside / self.score
+
+
+def steps(products: float) -> float:
+    """Of Golub–Kahan: two products each, beside the probes, the start, the end and a check."""
+    return max(1, (products - PROBES - 3) / 2)
 
 
 def cost_of_parts(vae: VAE, batches: list[Tensor], k: int) -> Parts:
@@ -82,6 +89,7 @@ def cost_of_parts(vae: VAE, batches: list[Tensor], k: int) -> Parts:
         for name, result in measured.items():
             forwards.append(result.forward)
             seconds[name].append(statistics.median(result.seconds))
+        seconds["product"][-1] /= 2 * REPEATS
         seconds["primal"].append(seconds.pop("first")[0] - seconds["jvp"][-1])
         seconds["inside"].append(sum(primal) + sum(products))
         counted.append(measured["score"].results[0].n_products)
@@ -91,15 +99,21 @@ def cost_of_parts(vae: VAE, batches: list[Tensor], k: int) -> Parts:
 
 
 def _products(J: pb.JacobianOperator, forward: Callable[[], Any]) -> dict[str, Timed]:
-    """The first product at a base point, single ones, and those that a score takes in blocks."""
+    """The first product at a base point, single ones, some in turn, and a block of probes."""
     probes = torch.randn(J.shape[0], PROBES, J.shape[2]).to(J.x).mT
     v, u, Jt = probes[..., :1].contiguous(), torch.randn(*J.shape[:2], 1).to(J.x), J.mT
+
+    def turns(v: Tensor) -> None:
+        for _ in range(REPEATS):
+            v = J._t_matmul(J._matmul(v))
+
     with torch.no_grad():
         return {
             "first": timed(J.matmul, [v], forward),
             "jvp": timed(J.matmul, [v] * REPEATS, forward),
             "vjp": timed(Jt.matmul, [u] * REPEATS, forward),
-            "blocks": timed(J.matmul, [probes] * REPEATS, forward),
+            "product": timed(turns, [v] * REPEATS, forward),
+            "block": timed(J.matmul, [probes] * REPEATS, forward),
         }
 
 
@@ -110,8 +124,8 @@ class Point:
     Attributes:
         axis, setting: what is varied, and its value here.
         measured: forward-equivalents of a complete score.
-        predicted: primal work, the blocks of products, and the other products of the cost model
-            times the mean cost of one.
+        predicted: primal work, the probes, the other products of the cost model times the cost of
+            one, and the solver's own arithmetic in as many steps.
         counted: products that the score took.
     """
 
@@ -127,36 +141,67 @@ class Point:
         return self.measured / self.predicted - 1
 
 
+@dataclass(frozen=True)
+class _Run:
+    """The parts of a score at one setting, for a Jacobian of this shape."""
+
+    axis: str
+    setting: int
+    parts: Parts
+    batch: int
+    shape: tuple[int, int]
+    k: int
+
+    @property
+    def numbers(self) -> int:
+        """In the inputs of a batch."""
+        return self.batch * self.shape[1]
+
+
 def cost_points(vae: VAE, train: Tensor, test: Tensor, seed: int, quick: bool) -> list[Point]:
     """One of N, d, B and k varied at a time, on briefly trained encoders where N or d differ."""
     batches = list(test.split(BATCH)[:REPEATS])
     pixels, latent = test[0].numel(), vae.config["latent"]
     own = {"N": pixels, "d": latent, "B": BATCH, "k": K}
-    base = _point(vae, batches, K)
-    points = [replace(base, axis=axis, setting=setting) for axis, setting in own.items()]
-    for size in set(BATCHES) - {BATCH}:
-        parts = list(test[: REPEATS * size].split(size))
-        points.append(_point(vae, parts, K, "B", size))
-    points += [_point(vae, batches, k, "k", k) for k in RANKS if k != K]
+    base = _run(vae, batches)
+    runs = [replace(base, axis=axis, setting=setting) for axis, setting in own.items()]
+    others = set(BATCHES) - {BATCH}
+    runs += [_run(vae, list(test[: REPEATS * b].split(b)), "B", b) for b in others]
+    runs += [_run(vae, batches, "k", k, k) for k in RANKS if k != K]
     if not quick:
         chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
         few = train[chosen[:IMAGES]]
         for side in set(SIDES) - {test.shape[-1]}:
             x = [resized(batch, side) for batch in batches]
             other = _trained(vae, resized(few, side), latent, seed)
-            points.append(_point(other, x, K, "N", x[0][0].numel()))
+            runs.append(_run(other, x, "N", x[0][0].numel()))
         for size in set(LATENTS) - {latent}:
-            points.append(_point(_trained(vae, few, size, seed), batches, K, "d", size))
+            runs.append(_run(_trained(vae, few, size, seed), batches, "d", size))
+    batch_sizes = [run for run in runs if run.axis == "B"]
+    ends = [f(batch_sizes, key=lambda run: run.numbers) for f in (min, max)]
+    points = [_point(run, *ends) for run in runs]
     return sorted(points, key=lambda point: (list(own).index(point.axis), point.setting))
 
 
-def _point(vae: VAE, batches: list[Tensor], k: int, axis: str = "", setting: int = 0) -> Point:
-    parts = cost_of_parts(vae, batches, k)
-    costs = expected_products(2 * vae.config["latent"], batches[0][0].numel(), k)
+def _run(vae: VAE, batches: list[Tensor], axis: str = "", setting: int = 0, k: int = K) -> _Run:
+    shape = 2 * vae.config["latent"], batches[0][0].numel()
+    return _Run(axis, setting, cost_of_parts(vae, batches, k), len(batches[0]), shape, k)
+
+
+def _point(run: _Run, smallest: _Run, largest: _Run) -> Point:
+    """What the cost model says: own arithmetic takes a fixed time a step, and one a number."""
+    seconds, more = smallest.parts.own_seconds, largest.parts.own_seconds
+    slope = (more - seconds) / (largest.numbers - smallest.numbers)
+    own_seconds = seconds + slope * (run.numbers - smallest.numbers)
+    costs, parts = expected_products(*run.shape, run.k), run.parts
     expected = min(costs["dual"], costs["golub-kahan"])  # what "auto" chooses between
-    one_by_one = (expected - PROBES) * parts.mean
-    predicted = parts.primal + parts.blocks + one_by_one
-    return Point(axis, setting, parts.score, predicted, parts.counted)
+    predicted = (
+        parts.primal
+        + parts.block
+        + (expected - PROBES) * parts.product
+        + steps(expected) * own_seconds / parts.forward
+    )
+    return Point(run.axis, run.setting, parts.score, predicted, parts.counted)
 
 
 def _trained(like: VAE, images: Tensor, latent: int, seed: int) -> VAE:

@@ -101,8 +101,9 @@ def test_targets_are_met_missed_or_not_measured():
         Row("the authors' way", False, "", 70.0, 70.0),
     ]
     parts = Parts(
-        jvp=1.0, vjp=1.4, blocks=9.0, primal=2.0, inside=27.0, score=30.0, counted=20, forward=0.01
-    )
+        jvp=1.0, vjp=1.4, product=1.1, block=5.0, primal=2.0,
+        inside=27.0, score=30.0, counted=20, forward=0.01,
+    )  # fmt: skip
     judged = {t.name: t.met for t in targets(rows, parts, Memory(10, 20))}
     assert judged["complete score"] is True
     assert judged["score faster than the authors' way"] is False

@@ -1,0 +1,142 @@
+"""Products on a GPU: in float32 proper, and launched as a whole.
+
+A product is some dozens of small kernels. Launching them one by one takes longer than they do.
+"""
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger("pullback")
+
+# Products of a batch before these are captured: smaller parts of a batch come and go.
+_PATIENCE = 4
+# Graphs kept, each with the memory of one product.
+_MOST = 4
+
+
+class Saved(list):
+    """What products need of a batch: tensors, and sizes that depend on the number of samples."""
+
+    products = 0
+
+
+# (what is saved, vectors (C, B, n)) → (C, B, m).
+Product = Callable[[Saved, Tensor], Tensor]
+# From work that returns a tensor, what does the same work again, into the same tensor.
+Recording = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
+
+
+def cuda_graph(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Work on the current GPU, recorded as a CUDA graph."""
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work()  # libraries choose algorithms in their first call, which cannot be recorded
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        result = work()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return result
+
+    return replay
+
+
+class ReplayedProduct:
+    """A product that is recorded when a batch takes several, and replayed from then on.
+
+    Before it is relied upon, a replay is compared with the product itself. If they differ, or it
+    cannot be recorded, the product goes on as it is, and the log says so.
+
+    Args:
+        product: on tensors of one GPU.
+        record: how it is recorded.
+    """
+
+    def __init__(self, product: Product, record: Recording = cuda_graph) -> None:
+        self._product, self._record = product, record
+        self._replays: dict[Hashable, _Replay] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, saved: Saved, vectors: Tensor) -> Tensor:
+        """The product; the result is the caller's own."""
+        key = _place(vectors), *map(_kind_of, (*saved, vectors))
+        with self._lock:
+            if key in self._replays:
+                replay = self._replays[key] = self._replays.pop(key)  # now the latest
+                return replay(saved, vectors)
+            result = self._product(saved, vectors)
+            saved.products += 1
+            if saved.products == _PATIENCE:
+                self._try(key, saved, vectors, result)
+            return result
+
+    def _try(self, key: Hashable, saved: Saved, vectors: Tensor, expected: Tensor) -> None:
+        try:
+            replay = _Replay(self._product, self._record, saved, vectors)
+            tolerance = torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max()
+            if not ((replay(saved, vectors) - expected).abs() <= tolerance).all():
+                raise RuntimeError("a replay differs from the product itself")
+        # Whatever recording trips over, the product can still be had as it is.
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            logger.info("the map's products are not replayed as CUDA graphs: %s", reason)
+            return
+        self._replays[key] = replay
+        if len(self._replays) > _MOST:
+            del self._replays[next(iter(self._replays))]
+
+
+class _Replay:
+    """A recorded product, and the tensors that it reads; others are copied there first."""
+
+    def __init__(self, product: Product, record: Recording, saved: Saved, vectors: Tensor) -> None:
+        self._saved = Saved(x.clone() if isinstance(x, Tensor) else x for x in saved)
+        self._vectors = vectors.clone()
+        self._copied = weakref.ref(saved)
+        self._replay = record(lambda: product(self._saved, self._vectors))
+
+    def __call__(self, saved: Saved, vectors: Tensor) -> Tensor:
+        if self._copied() is not saved:
+            for own, new in zip(self._saved, saved, strict=True):
+                if isinstance(own, Tensor):
+                    own.copy_(new)
+            self._copied = weakref.ref(saved)
+        self._vectors.copy_(vectors)
+        return self._replay().clone()
+
+
+def _kind_of(value: Any) -> Hashable:
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype, value.device
+    return value
+
+
+def _place(vectors: Tensor) -> int:
+    """Where work is queued: what is replayed elsewhere must not write to the same tensors."""
+    return torch.cuda.current_stream(vectors.device).cuda_stream if vectors.is_cuda else 0
+
+
+@contextmanager
+def float32_proper(device: torch.device) -> Iterator[None]:
+    """Convolutions and matrix products in float32, not in TF32, as cuDNN computes unless told."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    places = cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, setting in zip(places, before, strict=True):
+            place.fp32_precision = setting
