@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .cuda import float32_proper
+from .precision import float32_proper
 
 Outputs = tuple[Tensor, Tensor | None]
 

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .checks import require_finite
-from .cuda import Product, Saved, float32_proper
 from .memory import Recent
+from .precision import float32_proper
+from .replay import Product, Saved
 from .tracing import Trace, Traces
 
 # Columns are taken together as long as one product's vectors stay under this many numbers:
@@ -157,7 +158,8 @@ def linearize(
     Raises:
         ValueError: ``function`` returned NaN or infinite values.
     """
-    with torch.no_grad(), float32_proper(x.device):
+    # Not in inference mode: neither tracing nor what the function may keep for later would work.
+    with torch.inference_mode(False), torch.no_grad(), float32_proper(x.device):
         ends = [0, len(x) - 1]
         few = function(x[ends], *shared, *(t[ends] for t in samplewise))
         layout = [(t.shape, t.dtype, t.device) for t in (x[0], *shared)]

@@ -14,6 +14,7 @@ from .eigen import (
     solve,
     warn_of_doubts,
 )
+from .maps import ordinary
 from .metrics import Encoder, expected_metric
 from .probes import SampleStreams, as_generator
 from .traces import accurate_entropies, entropies_of, trace_of
@@ -110,9 +111,10 @@ def score(
     """
     with torch.no_grad():
         metric = expected_metric(encoder, x, decoder)
-        task = Task(k, method, tol, accurate_entropies, warm_start=warm_start)
-        streams = SampleStreams(len(x), as_generator(generator))
-        pairs, spectrum = solve(metric, check_task(metric, task), streams)
+    task = check_task(metric, Task(k, method, tol, accurate_entropies, warm_start=warm_start))
+    streams = SampleStreams(len(x), as_generator(generator))
+    with torch.inference_mode():  # operations on small tensors take less time there
+        pairs, spectrum = solve(metric, task, streams)
     warn_of_doubts(pairs, tol)
     return _scores(pairs, spectrum, x.shape[1:])
 
@@ -138,10 +140,10 @@ def _scores(pairs: EigenPairs, spectrum: Spectrum, event_shape: torch.Size) -> S
     for name, estimate in entropies.items():
         columns |= {name: estimate.value, f"{name}_error": estimate.std_error}
     return Scores(
-        eigenvalues=pairs.values,
-        directions=pairs.vectors.mT.unflatten(-1, event_shape),
-        residual_norms=pairs.residual_norms,
-        converged=pairs.converged,
+        eigenvalues=ordinary(pairs.values),
+        directions=ordinary(pairs.vectors.mT.unflatten(-1, event_shape)),
+        residual_norms=ordinary(pairs.residual_norms),
+        converged=ordinary(pairs.converged),
         n_products=pairs.n_products,
-        **{name: column.to(pairs.values.dtype) for name, column in columns.items()},
+        **{name: ordinary(column.to(pairs.values.dtype)) for name, column in columns.items()},
     )

@@ -12,7 +12,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from .cuda import Product, ReplayedProduct, Saved
 from .graphs import (
     between,
     compiled,
@@ -26,6 +25,7 @@ from .graphs import (
 from .memory import Recent
 from .packing import pack
 from .recording import Recording, UntraceableError, generalise, traced
+from .replay import Product, ReplayedProduct, Saved
 
 logger = logging.getLogger("pullback")
 

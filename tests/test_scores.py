@@ -192,3 +192,37 @@ def test_arguments_are_checked_before_any_work():
         pb.score(encoder, x, method="exact")
     with pytest.raises(ValueError, match="cannot be applied to a batch of shape"):
         pb.score(encoder, x, k=2, decoder=nn.Linear(4, 6))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_are_ordinary_tensors(method, dtype):
+    encoder, x = conv()
+    scores = pb.score(as_encoder(encoder.to(dtype)), x.to(dtype), k=3, method=method)
+    for name, value in vars(scores).items():
+        if isinstance(value, Tensor):
+            assert not value.is_inference(), name
+
+
+class Remembering(nn.Module):
+    """Makes a table when it is first called, as some positional encodings do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.table = nn.Linear(6, 4), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.table is None:
+            self.table = torch.linspace(0, 1, 6)
+        return self.layer(x * self.table)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_module_can_be_trained_after_it_was_scored(mode):
+    net, x = Remembering(), torch.rand(3, 6)
+    encoder = pb.as_map(net)
+    with mode():
+        pb.score(encoder, x, k=2)
+    assert all(trace is not None for trace in encoder.traces._traces.values())
+    net(x).sum().backward()
+    assert net.layer.weight.grad is not None

@@ -16,7 +16,7 @@ from ..probes import SampleStreams
 from .records import Candidates, zero_below
 
 # Entries of VᵀV − I under which V counts as nearly orthonormal.
-NEARLY = 0.05
+NEARLY = 0.01
 _NOT_FINITE = "the map's derivative is NaN or infinite"
 
 
@@ -60,8 +60,8 @@ def rayleigh_ritz(metric: PullbackMetric, candidates: Candidates, streams: Sampl
         upper = torch.linalg.cholesky(gram).mT
         mixing = torch.linalg.solve_triangular(upper, eye.expand_as(upper), upper=True)
     else:
-        norms = V.norm(dim=-2, keepdim=True)
-        V = torch.linalg.qr(V / torch.where(norms > 0, norms, 1.0))[0]
+        lengths = V.norm(dim=-2, keepdim=True)
+        V = torch.linalg.qr(V / torch.where(lengths > 0, lengths, 1.0))[0]
         images, mixing = metric.jacobian._matmul(V).double(), eye
         candidates, n_products = Candidates(V, images), k
     weighted = metric.weighted(images.to(V.dtype)).double()

@@ -1,4 +1,4 @@
-"""Replayed products: their bookkeeping anywhere, CUDA graphs and precision on a GPU."""
+"""Replayed products: their bookkeeping anywhere, CUDA graphs and their precision on a GPU."""
 
 import copy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pullback as pb
-from pullback.cuda import ReplayedProduct, Saved, float32_proper
+from pullback.replay import ReplayedProduct, Saved
 from tests.conftest import ConvEncoder
 
 
@@ -42,8 +42,9 @@ def test_replays_are_the_product_whatever_batch_comes_next():
     results = []
     for step in range(30):
         saved = (one, one, one, other, smaller, one)[step % 6]
-        vectors = torch.randn(1, saved[1], 4)
-        results.append((replayed(saved, vectors), product(saved, vectors)))
+        with torch.inference_mode(step % 4 > 1):
+            vectors = torch.randn(1, saved[1], 4)
+            results.append((replayed(saved, vectors), product(saved, vectors)))
         if step == 20:
             one = batch(3)  # takes the place of what was copied before
     assert len(recorded) == 2  # for each of the two shapes that came often
@@ -83,22 +84,6 @@ def test_what_cannot_be_recorded_goes_on_as_it_is(record, reason, caplog):
     assert len(caplog.records) == 1
     assert reason in caplog.text
     assert "and more" not in caplog.text
-
-
-def test_settings_of_precision_are_put_back():
-    places = torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul
-    before = [place.fp32_precision for place in places]
-
-    def failing() -> None:
-        with float32_proper(torch.device("cuda")):
-            assert [place.fp32_precision for place in places] == ["ieee"] * 3
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        failing()
-    assert [place.fp32_precision for place in places] == before
-    with float32_proper(torch.device("cpu")):
-        assert [place.fp32_precision for place in places] == before
 
 
 @pytest.mark.cuda

@@ -1,4 +1,4 @@
-"""Products on a GPU: in float32 proper, and launched as a whole.
+"""Products replayed on a GPU, as CUDA graphs.
 
 A product is some dozens of small kernels. Launching them one by one takes longer than they do.
 """
@@ -6,8 +6,7 @@ A product is some dozens of small kernels. Launching them one by one takes longe
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -68,7 +67,8 @@ class ReplayedProduct:
     def __call__(self, saved: Saved, vectors: Tensor) -> Tensor:
         """The product; the result is the caller's own."""
         key = _place(vectors), *map(_kind_of, (*saved, vectors))
-        with self._lock:
+        # What is copied to in inference mode could not be copied to outside of it.
+        with torch.inference_mode(False), torch.no_grad(), self._lock:
             if key in self._replays:
                 replay = self._replays[key] = self._replays.pop(key)  # now the latest
                 return replay(saved, vectors)
@@ -80,7 +80,8 @@ class ReplayedProduct:
 
     def _try(self, key: Hashable, saved: Saved, vectors: Tensor, expected: Tensor) -> None:
         try:
-            replay = _Replay(self._product, self._record, saved, vectors)
+            with torch.cuda.device_of(vectors):
+                replay = _Replay(self._product, self._record, saved, vectors)
             tolerance = torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max()
             if not ((replay(saved, vectors) - expected).abs() <= tolerance).all():
                 raise RuntimeError("a replay differs from the product itself")
@@ -122,21 +123,3 @@ def _kind_of(value: Any) -> Hashable:
 def _place(vectors: Tensor) -> int:
     """Where work is queued: what is replayed elsewhere must not write to the same tensors."""
     return torch.cuda.current_stream(vectors.device).cuda_stream if vectors.is_cuda else 0
-
-
-@contextmanager
-def float32_proper(device: torch.device) -> Iterator[None]:
-    """Convolutions and matrix products in float32, not in TF32, as cuDNN computes unless told."""
-    if device.type != "cuda":
-        yield
-        return
-    cudnn: Any = torch.backends.cudnn
-    places = cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul
-    before = [place.fp32_precision for place in places]
-    try:
-        for place in places:
-            place.fp32_precision = "ieee"
-        yield
-    finally:
-        for place, setting in zip(places, before, strict=True):
-            place.fp32_precision = setting
