@@ -30,7 +30,10 @@ class SampleStreams:
         wanted = [True] * len(self._generators) if where is None else where.tolist()
         drawn = torch.empty(len(wanted), *shape, dtype=torch.float32)
         for row, generator, draw in zip(drawn, self._generators, wanted, strict=True):
-            row.normal_(generator=generator) if draw else row.zero_()
+            if draw:
+                row.normal_(generator=generator)
+            else:
+                row.zero_()
         return drawn.to(like)
 
 

@@ -71,6 +71,7 @@ def golub_kahan(
     for step in range(most + 1):
         size = process.H.shape[-1]
         full = size + width > capacity and capacity < limit
+        spectrum = None
         if size >= limit:
             process.freeze((process.C == 0).flatten(1).all(1))
         elif full or step in (next_check, most):
@@ -91,19 +92,20 @@ def golub_kahan(
         if 2 * process.active.sum() <= len(samples) and process.next.numel() > width * _SMALL:
             # Products for the rest alone are cheaper.
             done, rest = (~process.active).nonzero()[:, 0], process.active.nonzero()[:, 0]
-            parts.append((samples[done], _outcome(process.select(done), k)))
+            seen = None if spectrum is None else spectrum.select(done)
+            parts.append((samples[done], _outcome(process.select(done), k, seen)))
             process, samples, found = process.select(rest), samples[rest], found[rest]
         process.complete_step()
         process.half_step()
-    return gathered([*parts, (samples, _outcome(process, k))])
+    return gathered([*parts, (samples, _outcome(process, k, spectrum))])
 
 
-def _outcome(process: Bidiagonalisation, k: int) -> Run:
+def _outcome(process: Bidiagonalisation, k: int, spectrum: Spectrum | None) -> Run:
     candidates, small_side = process.vectors(k)
     return Run(
         candidates=candidates,
         small_side=small_side,
-        spectrum=process.spectrum(),
+        spectrum=process.spectrum() if spectrum is None else spectrum,
         iterations=process.steps,
         finished=~process.active,
         n_products=process.n_products,

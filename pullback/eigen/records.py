@@ -84,6 +84,10 @@ class Spectrum:
         quantile = (1 - variance / 9 - 1.96 * variance.sqrt() / 3) ** 3
         return cls(values, remainder, (1 / quantile - 1) / 2 * remainder, shared, unresolved)
 
+    def select(self, samples: Tensor) -> "Spectrum":
+        """Those of some samples (indices)."""
+        return Spectrum(**{name: tensor[samples] for name, tensor in vars(self).items()})
+
     def hides_nothing(self, k: int, floor: float) -> Tensor:
         """Whether no eigenvalue as large as the k-th value can be left out, ``(B,)`` bool.
 
@@ -144,8 +148,9 @@ def gathered(parts: list[tuple[Tensor, Run]]) -> Run:
         if tensors[0] is None:
             return None
         if tensors[0].ndim > 1:  # more values are known of samples that took more steps
-            width = max(tensor.shape[-1] for tensor in tensors)
-            tensors = [torch.nn.functional.pad(t, (0, width - t.shape[-1])) for t in tensors]
+            tensors = _equally_wide(tensors)
+        if tensors[0].ndim > 2:  # columns, of which each lies together
+            return torch.cat([tensor.mT for tensor in tensors])[order].mT
         return torch.cat(tensors)[order]
 
     def fields(records: list[Any]) -> dict[str, Any]:
@@ -179,11 +184,17 @@ def replaced(record: Record, where: Tensor, other: Record) -> Record:
             columns[name] = own.index_add(0, where, new)
             continue
         if name == "values":  # spectra may differ in length
-            width = max(own.shape[-1], new.shape[-1])
-            own = torch.nn.functional.pad(own, (0, width - own.shape[-1]))
-            new = torch.nn.functional.pad(new, (0, width - new.shape[-1]))
+            own, new = _equally_wide([own, new])
         columns[name] = own.index_copy(0, where, new)
     return type(record)(**columns)
+
+
+def _equally_wide(tensors: list[Tensor]) -> list[Tensor]:
+    """Tensors with zeros behind, where others have more columns."""
+    width = max(tensor.shape[-1] for tensor in tensors)
+    missing = [width - tensor.shape[-1] for tensor in tensors]
+    pad = torch.nn.functional.pad
+    return [pad(t, (0, n)) if n else t for t, n in zip(tensors, missing, strict=True)]
 
 
 def rounding(shape: torch.Size | tuple[int, int], dtype: torch.dtype) -> float:
