@@ -5,6 +5,7 @@ to itself, PyTorch rearranges both in every call, which costs more than some of 
 and leaves matrix products to a library that is slower on some processors.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,35 +55,27 @@ def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
-def _columns_are_images(
-    info: Any,  # noqa: ARG001
-    in_dims: tuple[int | None, ...],
-    x: Tensor,
-    *args: Any,
-) -> tuple[Tensor, int]:
-    assert in_dims[0] is not None
-    columns = x.movedim(in_dims[0], 0)
-    result = packed_convolution(columns.flatten(0, 1), *args)
-    return result.unflatten(0, columns.shape[:2]), 0
+def _register(name: str, kernel: Callable[..., Tensor]) -> None:
+    """Make a function of a batch an operation, for which vmapped columns are more of the batch."""
+
+    def of_columns(
+        info: Any,  # noqa: ARG001
+        in_dims: tuple[int | None, ...],
+        x: Tensor,
+        *args: Any,
+    ) -> tuple[Tensor, int]:
+        assert in_dims[0] is not None
+        columns = x.movedim(in_dims[0], 0)
+        result = kernel(columns.flatten(0, 1), *args)
+        return result.unflatten(0, columns.shape[:2]), 0
+
+    for backend in ("CPU", "MkldnnCPU"):  # the latter is where packed weights are at home
+        _LIBRARY.impl(name, kernel, backend)
+    torch.library.register_vmap(f"pullback::{name}", of_columns, lib=_LIBRARY)
 
 
-def _columns_are_rows(
-    info: Any,  # noqa: ARG001
-    in_dims: tuple[int | None, ...],
-    x: Tensor,
-    *args: Any,
-) -> tuple[Tensor, int]:
-    assert in_dims[0] is not None
-    return packed_linear(x.movedim(in_dims[0], 0), *args), 0
-
-
-for _name, _kernel, _batched in (
-    ("packed_convolution", packed_convolution, _columns_are_images),
-    ("packed_linear", packed_linear, _columns_are_rows),
-):
-    for _backend in ("CPU", "MkldnnCPU"):  # the latter is where packed weights are at home
-        _LIBRARY.impl(_name, _kernel, _backend)
-    torch.library.register_vmap(f"pullback::{_name}", _batched, lib=_LIBRARY)
+_register("packed_convolution", packed_convolution)
+_register("packed_linear", packed_linear)
 
 
 def pack(graph: fx.Graph, linear: set[fx.Node], varying: set[fx.Node]) -> None:

@@ -122,22 +122,19 @@ def score(
 def _scores(pairs: EigenPairs, spectrum: Spectrum, event_shape: torch.Size) -> Scores:
     values = pairs.values.double()
     total, largest = trace_of(spectrum), values[:, 0]
-    by_normalization = entropies_of(spectrum)
-    entropies = {
-        "entropy": by_normalization["trace"],
-        "entropy_none": by_normalization["none"],
-        "entropy_max": by_normalization["max"],
-    }
+    entropies = entropies_of(spectrum)
     some = largest > 0
     columns = {
         "spectral_radius": largest,
         "trace": total.value,
         "trace_error": total.std_error,
-        "effective_rank": entropies["entropy"].value.exp() * some,
+        "effective_rank": entropies["trace"].value.exp() * some,
         "anisotropy": torch.where(some, largest / total.value, 0.0),
         "log_volume": 0.5 * values.log().sum(-1),
     }
-    for name, estimate in entropies.items():
+    names = {"trace": "entropy", "none": "entropy_none", "max": "entropy_max"}
+    for normalization, name in names.items():
+        estimate = entropies[normalization]
         columns |= {name: estimate.value, f"{name}_error": estimate.std_error}
     return Scores(
         eigenvalues=ordinary(pairs.values),
