@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from pullback.hdf5 import move_into_place, temporary_name
+from pullback.archive.atomic import move_into_place, temporary_name
 
 from .vae import MLPVAE, VAE, ConvVAE
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pullback.checks import usable_device
+from pullback.arguments import usable_device
 
 from . import checkpoints
 from .checkpoints import load as load

@@ -12,9 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from . import archive
 from .eigen import METHODS, cheapest, expected_products
-from .images import FORMATS, open_images
-from .jobs import Settings, score_images
-from .loading import load_encoder
+from .jobs import FORMATS, Settings, load_encoder, open_images, score_images
 from .maps import RETURNS
 
 DESCRIPTION = "Robustness scores of images from the pullback metric of one's own encoder."

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .maps import Map, as_map, ordinary
 from .operators import PREFIX, JacobianOperator, PullbackMetric
-from .probes import SampleStreams, as_generator
+from .sampling import SampleStreams, as_generator
 
 Encoder = Map | Callable[..., Any]
 

@@ -5,7 +5,7 @@ on; every tensor that autograd may want is an argument; ``__init__`` runs again 
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from linear_operator import LinearOperator, to_linear_operator
@@ -14,14 +14,11 @@ from torch import Tensor
 from .maps import Map
 from .products import (
     MAX_BLOCK,
-    AnyLinearization,
+    AutogradLinearization,
     Linearization,
     RecentLinearizations,
     linearize,
 )
-
-if TYPE_CHECKING:
-    from .eigen import SingularTriplets
 
 # Marks the keyword arguments of JacobianOperator that are the map's own tensors.
 PREFIX = "parameter."
@@ -112,12 +109,14 @@ class JacobianOperator(LinearOperator):
         """All tensors that a linearisation depends on."""
         return [*self._args, *self.tensors.values(), *self.fn.constants()]
 
-    def _linearization(self) -> AnyLinearization:
+    def _linearization(self) -> Linearization:
         flat = self.x.reshape(-1, self.x.shape[-1])
         noise = [] if self.noise is None else [self.noise.reshape(len(flat), -1)]
         inputs = [*self.tensors.values(), *noise]
         if torch.is_grad_enabled() and any(t.requires_grad for t in (self.x, *inputs)):
-            return Linearization(lambda x: self._stacked(x, *inputs), flat, differentiable=True)
+            return AutogradLinearization(
+                lambda x: self._stacked(x, *inputs), flat, differentiable=True
+            )
         constants = tuple(t.data_ptr() for t in self.fn.constants())
         key = self.event_shape, tuple(self.tensors), constants
         return self.memory.get(
@@ -128,7 +127,7 @@ class JacobianOperator(LinearOperator):
                 [t.detach() for t in self.tensors.values()],
                 noise,
                 key,
-                self.fn.traces,
+                self.fn,
             ),
         )
 
@@ -148,12 +147,6 @@ class JacobianOperator(LinearOperator):
         if rows < columns:
             return self.mT._matmul(_identity(self, rows)).mT
         return self._matmul(_identity(self, columns))
-
-    def svds(self, k: int = 5, **options: Any) -> "SingularTriplets":
-        """The k largest singular triplets; see :func:`pullback.svds`, which takes the options."""
-        from .eigen import svds  # solvers are built on operators; this is the one way back
-
-        return svds(self, k, **options)
 
     def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch: Tensor) -> Tensor:
         return _entries(self, row_index, col_index, batch)

@@ -16,7 +16,7 @@ from .eigen import (
 )
 from .maps import ordinary
 from .metrics import Encoder, expected_metric
-from .probes import SampleStreams, as_generator
+from .sampling import SampleStreams, as_generator
 from .traces import accurate_entropies, entropies_of, trace_of
 
 

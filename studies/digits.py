@@ -12,8 +12,7 @@ import pullback as pb
 from models import datasets, training
 from models.vae import VAE
 from pullback import archive, cli
-from pullback.images import from_array
-from pullback.jobs import Settings, check_folder, score_images
+from pullback.jobs import Settings, check_folder, from_array, score_images
 
 from .pictures import DELTAS, Pictures, attacked
 

@@ -9,7 +9,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pullback.hdf5 import move_into_place, opened, temporary_name
+from pullback.archive.atomic import move_into_place, temporary_name
+from pullback.archive.hdf5 import opened
 
 TEXT = h5py.string_dtype()  # of any length: xarray reads these as text, and others as bytes
 _LARGE = 1000

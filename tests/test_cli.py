@@ -140,11 +140,11 @@ def test_a_folder_that_holds_another_run(place, capsys):
 
 
 def test_other_arguments_that_are_refused(place, capsys):
-    refused(capsys, score("declared", "run", "-k", 0), "k=0 eigenpairs asked for; 1 to N = 16")
-    refused(capsys, score("declared", "run", "-k", 17), "k=17 eigenpairs asked for; 1 to N = 16")
-    refused(capsys, score("declared", "run", "--batch-size", 0), "batch size must be at least 1")
-    refused(capsys, score("declared", "run", "--shard-size", -1), "shard size must be at least 1")
-    refused(capsys, score("declared", "run", "--seed", 2**64), "the seed must lie between 0 and")
+    refused(capsys, score("declared", "run", "-k", 0), "k=0 must lie between 1 and N = 16")
+    refused(capsys, score("declared", "run", "-k", 17), "k=17 must lie between 1 and N = 16")
+    refused(capsys, score("declared", "run", "--batch-size", 0), "batch_size=0 must be at least 1")
+    refused(capsys, score("declared", "run", "--shard-size", -1), "shard_size=-1 must be at")
+    refused(capsys, score("declared", "run", "--seed", 2**64), "must lie between 0 and")
     refused(
         capsys, score("declared", "run", "--device", "abacus"), "device 'abacus' cannot be used"
     )

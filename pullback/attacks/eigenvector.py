@@ -1,16 +1,15 @@
 """The attack of the paper: a step along an eigenvector of the expected pullback metric."""
 
-import operator
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ..arguments import require_integer, require_positive
 from ..eigen import Task, check_task, solve, warn_of_doubts
 from ..maps import as_map
 from ..metrics import Encoder, expected_metric
-from ..probes import SampleStreams, as_generator
-from .checks import check_positive
+from ..sampling import SampleStreams, as_generator
 from .records import Perturbation
 from .spheres import samplewise
 from .victim import Target, Victim
@@ -60,7 +59,7 @@ class EigenAttack:
         tol: float = 1e-4,
     ) -> None:
         _check_budget(eps, delta)
-        self.rank = _check_rank(rank)
+        self.rank = require_integer("rank", rank, 1)
         self.eps, self.delta, self.method, self.tol = eps, delta, method, tol
         self.decoder = None if decoder is None else as_map(decoder)
         self.victim = Victim(encoder, clip, self.decoder if reconstruct is None else reconstruct)
@@ -89,7 +88,7 @@ class EigenAttack:
         """
         generator = as_generator(generator)
         target = self.victim.at(x)
-        _check_rank(self.rank, target.x[0].numel())
+        require_integer("rank", self.rank, 1, target.x[0].numel(), "N")
         streams = SampleStreams(len(x), generator)
         task = Task(self.rank, self.method, self.tol)
         value, vector, n_products = eigenpair(target, task, streams, self.decoder)
@@ -118,14 +117,6 @@ def _check_budget(eps: float | None, delta: float | None) -> None:
             f"be given; got eps={eps!r} and delta={delta!r}"
         )
     if eps is not None:
-        check_positive("eps", eps)
+        require_positive("eps", eps)
     if delta is not None:
-        check_positive("delta", delta)
-
-
-def _check_rank(rank: int, most: int | None = None) -> int:
-    if isinstance(rank, bool) or not hasattr(rank, "__index__") or rank < 1:
-        raise ValueError(f"rank={rank!r} must be an integer, 1 for the largest eigenvalue, to N")
-    if most is not None and rank > most:
-        raise ValueError(f"rank={rank} is too large; eigenvectors 1 to N = {most} exist")
-    return operator.index(rank)
+        require_positive("delta", delta)

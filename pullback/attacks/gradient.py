@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..arguments import require_integer, require_positive
 from ..metrics import Encoder, expected_metric
-from ..probes import SampleStreams, as_generator
-from ..traces.sampling import check_count
-from .checks import check_positive
+from ..sampling import SampleStreams, as_generator
 from .records import Perturbation
 from .spheres import normalized, random_directions
 from .victim import Victim
@@ -43,9 +42,9 @@ class GradientAttack:
         clip: Sequence[float] | None = None,
         reconstruct: Encoder | None = None,
     ) -> None:
-        self.eps = check_positive("eps", eps)
-        self.steps = check_count("steps", steps, 1)
-        self.step_size = check_positive("step_size", step_size)
+        self.eps = require_positive("eps", eps)
+        self.steps = require_integer("steps", steps, 1)
+        self.step_size = require_positive("step_size", step_size)
         self.victim = Victim(encoder, clip, reconstruct)
 
     @torch.no_grad()

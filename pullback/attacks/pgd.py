@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..arguments import require_choice, require_integer, require_positive
 from ..eigen import Task
 from ..metrics import Encoder
-from ..probes import SampleStreams, as_generator
-from ..traces.sampling import check_count
-from .checks import check_positive
+from ..sampling import SampleStreams, as_generator
 from .eigenvector import eigenpair
 from .records import Perturbation
 from .spheres import into_ball, normalized, random_points, samplewise
@@ -54,13 +53,11 @@ class PGDAttack:
         clip: Sequence[float] | None = None,
         reconstruct: Encoder | None = None,
     ) -> None:
-        self.eps = check_positive("eps", eps)
-        self.steps = check_count("steps", steps, 1)
-        self.step_size = check_positive("step_size", step_size)
-        self.restarts = check_count("restarts", restarts, 1)
-        if start not in STARTS:
-            raise ValueError(f"start={start!r} is not one of {', '.join(map(repr, STARTS))}")
-        self.start = start
+        self.eps = require_positive("eps", eps)
+        self.steps = require_integer("steps", steps, 1)
+        self.step_size = require_positive("step_size", step_size)
+        self.restarts = require_integer("restarts", restarts, 1)
+        self.start = require_choice("start", start, STARTS)
         self.victim = Victim(encoder, clip, reconstruct)
 
     @torch.no_grad()

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..arguments import require_positive
 from ..metrics import Encoder
-from ..probes import SampleStreams, as_generator
-from .checks import check_positive
+from ..sampling import SampleStreams, as_generator
 from .records import Perturbation
 from .spheres import random_directions
 from .victim import Victim
@@ -33,7 +33,7 @@ class RandomAttack:
         clip: Sequence[float] | None = None,
         reconstruct: Encoder | None = None,
     ) -> None:
-        self.eps = check_positive("eps", eps)
+        self.eps = require_positive("eps", eps)
         self.victim = Victim(encoder, clip, reconstruct)
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..probes import SampleStreams
+from ..sampling import SampleStreams
 
 
 def random_directions(streams: SampleStreams, like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checks import require_finite
+from ..arguments import require_finite
 from ..maps import Map, as_map, ordinary
 from ..metrics import Encoder
 from .checks import check_clip, check_inside

@@ -1,6 +1,5 @@
 """Leading eigenpairs of pullback metrics; one file per method, and `eigsh`, which picks."""
 
-import operator
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,15 +9,16 @@ from linear_operator import LinearOperator
 from linear_operator.operators import IdentityLinearOperator
 from torch import Tensor
 
+from ..arguments import require_choice, require_integer, require_square
 from ..operators import PullbackMetric
-from ..probes import SampleStreams, as_generator
+from ..sampling import SampleStreams, as_generator
 from .cost import METHODS, cheapest, expected_products
+from .driver import Task, solve
 from .golub_kahan import StoppingRule
 from .lanczos import lanczos
 from .lobpcg import Preconditioner, lobpcg
 from .records import ConvergenceWarning, EigenPairs, RankWarning, Spectrum
-from .solving import Task, solve
-from .warm import WarmStart
+from .warm_start import WarmStart
 
 __all__ = [
     "METHODS",
@@ -32,7 +32,6 @@ __all__ = [
     "Task",
     "WarmStart",
     "cheapest",
-    "check_metric",
     "check_task",
     "eigsh",
     "expected_products",
@@ -100,7 +99,7 @@ def eigsh(
     Warns:
         RankWarning, ConvergenceWarning: at most once each, with the samples concerned.
     """
-    check_metric(metric)
+    require_square(metric)
     task = check_task(metric, Task(k, method, tol, None, block, warm_start, preconditioner))
     _check_which(which, method)
     generator = as_generator(generator)
@@ -175,9 +174,7 @@ def svds(
     Raises:
         TypeError, ValueError: see :func:`eigsh`; and if k exceeds min(M, N).
     """
-    most = min(jacobian.shape[-2:])
-    if k > most:
-        raise ValueError(f"k={k} singular triplets asked for; 1 to min(M, N) = {most} exist")
+    k = require_integer("k", k, 1, min(jacobian.shape[-2:]), "min(M, N)")
     pairs = eigsh(PullbackMetric(jacobian), k, method, tol, generator)
     with torch.no_grad():
         # The images σu are orthogonal; QR also completes them where σ is 0.
@@ -195,38 +192,22 @@ def svds(
     )
 
 
-def check_metric(metric: object) -> None:
-    """Refuse what is no square linear operator."""
-    if not isinstance(metric, LinearOperator):
-        hint = "; wrap its root as pb.PullbackMetric(J)" if isinstance(metric, Tensor) else ""
-        raise TypeError(f"expected a linear operator, got {type(metric).__name__}{hint}")
-    if metric.shape[-1] != metric.shape[-2]:
-        raise ValueError(f"expected a square operator, got shape {tuple(metric.shape)}")
-
-
 def check_task(metric: LinearOperator, task: Task) -> Task:
     """Refuse what :func:`eigsh` cannot work with, one sentence each; k as a plain integer."""
-    k, method, choices = task.k, task.method, ("auto", *METHODS)
-    if isinstance(k, bool) or not hasattr(k, "__index__"):
-        raise TypeError(f"k must be an integer, got {k!r}")
-    if not 1 <= k <= metric.shape[-1]:
-        raise ValueError(f"k={k} eigenpairs asked for; 1 to N = {metric.shape[-1]} exist")
-    if method not in choices:
-        raise ValueError(f"method={method!r} is not one of {', '.join(map(repr, choices))}")
+    method = require_choice("method", task.method, ("auto", *METHODS))
+    k = require_integer("k", task.k, 1, metric.shape[-1], "N")
     if not 0 < task.tol < 1:
         raise ValueError(f"tol={task.tol!r} must lie between 0 and 1")
-    if task.block < 1:
-        raise ValueError(f"block={task.block!r} must be at least 1")
+    require_integer("block", task.block, 1)
     if task.block > 1 and method != "golub-kahan":
         raise ValueError(f"block={task.block} is for method='golub-kahan', not {method!r}")
     if task.preconditioner is not None and method != "lobpcg":
         raise ValueError(f"a preconditioner is for method='lobpcg', not {method!r}")
-    return replace(task, k=operator.index(k))
+    return replace(task, k=k)
 
 
 def _check_which(which: str, method: str) -> None:
-    if which not in ENDS:
-        raise ValueError(f"which={which!r} is not one of {', '.join(map(repr, ENDS))}")
+    require_choice("which", which, ENDS)
     if which != "largest" and method not in ("auto", "lanczos"):
         raise ValueError(f"which={which!r} is for method='lanczos', not {method!r}")
 

@@ -10,9 +10,9 @@ import copy
 import torch
 from torch import Tensor
 
-from ..checks import require_finite
+from ..arguments import require_finite
 from ..operators import PullbackMetric
-from ..probes import SampleStreams
+from ..sampling import SampleStreams
 from .records import PROBES, Candidates, Spectrum, rounding
 from .subspace import combined
 

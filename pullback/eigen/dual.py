@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..checks import require_finite
+from ..arguments import require_finite
 from ..operators import PullbackMetric
 from ..products import MAX_BLOCK
 from .records import Candidates, Run, Spectrum

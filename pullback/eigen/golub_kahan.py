@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..operators import PullbackMetric
-from ..probes import SampleStreams
+from ..sampling import SampleStreams
 from .bidiagonalisation import Bidiagonalisation
 from .records import Run, Spectrum, gathered
 

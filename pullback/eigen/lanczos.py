@@ -8,7 +8,8 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from ..probes import SampleStreams
+from ..arguments import require_choice
+from ..sampling import SampleStreams
 from .records import EigenPairs
 from .subspace import accepted_residual, as_start, product, project_out, ritz, unit, verified
 
@@ -116,9 +117,7 @@ def _ends(count: int, which: str) -> Ends:
         "smallest": (0, count),
         "both": ((count + 1) // 2, count // 2),
     }
-    if which not in ends:
-        raise ValueError(f"which={which!r} is not one of {', '.join(map(repr, ends))}")
-    return ends[which]
+    return ends[require_choice("which", which, ends)]
 
 
 class ThickRestart:

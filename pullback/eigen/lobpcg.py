@@ -13,8 +13,8 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from ..checks import require_finite
-from ..probes import SampleStreams
+from ..arguments import require_finite
+from ..sampling import SampleStreams
 from .records import EigenPairs
 from .subspace import (
     accepted_residual,

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from ..checks import require_finite
+from ..arguments import require_finite
 from ..operators import PullbackMetric
-from ..probes import SampleStreams
+from ..sampling import SampleStreams
 from .bidiagonalisation import SmallSide
 from .golub_kahan import StoppingRule
 from .records import PROBES, Candidates, Run, Spectrum, rounding

@@ -29,7 +29,7 @@ class EigenPairs:
         values: ``(*batch, k)``, descending; exactly 0 beyond the numerical rank.
         vectors: ``(*batch, N, k)``, orthonormal columns; the largest entry of each is positive.
         residual_norms: ``(*batch, k)``, ‖Gv − λv‖₂, from explicit products, or from those of the
-            run and one more, which shows that they are right (:mod:`pullback.eigen.ritz`).
+            run and one more, which shows that they are right (:mod:`pullback.eigen.rayleigh_ritz`).
         converged: ``(*batch, k)`` bool, whether the residual is at most
             max(tol·λ, 32·eps·λ₁).
         n_products: products with J or Jᵀ that a sample took, each column counted; the most of

@@ -4,9 +4,9 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from ..checks import require_finite
+from ..arguments import require_finite
+from .rayleigh_ritz import sign_of
 from .records import EigenPairs
-from .ritz import sign_of
 
 # Length of what is new in a unit vector, or in a combination of them, under which it counts as
 # dependent. Both together may blow up rounding errors by 1e12, which a second round still mends.

@@ -9,10 +9,10 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from ..checks import require_finite
-from ..probes import SampleStreams, as_generator
+from ..arguments import require_finite, require_integer, require_square
+from ..sampling import SampleStreams, as_generator
+from .probes import Complement, sampling_error
 from .records import Estimate
-from .sampling import Complement, check_count, check_operator, sampling_error
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def hutchinson(
         ValueError: the operator is not square or gives NaN, or there are too few probes.
     """
     streams = _streams(operator, generator)
-    probes = check_count("probes", probes, 2)
+    probes = require_integer("probes", probes, 2)
     value, error = _mean_form(operator, Complement(operator), streams, probes)
     return Estimate(value, error).to(operator.dtype)
 
@@ -62,7 +62,7 @@ def hutch_plus_plus(
         TypeError, ValueError: as for :func:`hutchinson`.
     """
     streams = _streams(operator, generator)
-    probes = check_count("probes", probes, 3)
+    probes = require_integer("probes", probes, 3)
     everything = Complement(operator)
     if probes >= operator.shape[-1]:
         value, error = _mean_form(operator, everything, streams, probes)
@@ -101,7 +101,7 @@ def xtrace(
         TypeError, ValueError: as for :func:`hutchinson`.
     """
     streams = _streams(operator, generator)
-    probes = check_count("probes", probes, 4)
+    probes = require_integer("probes", probes, 4)
     everything, N = Complement(operator), operator.shape[-1]
     if probes >= N:
         value, error = _mean_form(operator, everything, streams, probes)
@@ -130,7 +130,7 @@ def xtrace(
 
 
 def _streams(operator: LinearOperator, generator: torch.Generator | None) -> SampleStreams:
-    check_operator(operator)
+    require_square(operator)
     return SampleStreams(operator.batch_shape.numel(), as_generator(generator))
 
 

@@ -10,9 +10,9 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from ..checks import require_finite
+from ..arguments import require_finite
 from ..eigen.records import rounding
-from .sampling import Complement
+from .probes import Complement
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from ..probes import SampleStreams, as_generator
+from ..arguments import require_integer, require_square
+from ..sampling import SampleStreams, as_generator
 from .integrands import Integrand, as_integrand
 from .lanczos import Tridiagonal, lanczos
 from .records import Estimate
-from .sampling import check_count, check_operator
 
 Interval = tuple[float | Tensor | None, float | Tensor | None]
 
@@ -72,9 +72,9 @@ def quadratic_form(
         ValueError: shapes do not match, steps < 1, products are NaN, or a Ritz value lies outside
             of the interval or f's domain.
     """
-    check_operator(operator)
+    require_square(operator)
     f = as_integrand(f)
-    steps = check_count("steps", steps, 1)
+    steps = require_integer("steps", steps, 1)
     if not isinstance(v, Tensor) or v.shape != operator.shape[:-1] or v.dtype != operator.dtype:
         got = f"{v.dtype} {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__
         raise ValueError(

@@ -7,13 +7,14 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
+from ..arguments import require_integer, require_square
 from ..eigen import EigenPairs
-from ..probes import SampleStreams, as_generator
+from ..sampling import SampleStreams, as_generator
 from .integrands import XLOGX, Integrand, as_integrand
 from .lanczos import Tridiagonal, lanczos
+from .probes import Complement, sampling_error
 from .quadrature import Interval, bracket, gauss
 from .records import Estimate
-from .sampling import Complement, check_count, check_operator, sampling_error
 
 
 @torch.no_grad()
@@ -52,7 +53,7 @@ def trace_of_function(
         ValueError: shapes do not match, a number is too small, products are NaN, or a Ritz value
             lies outside of f's domain.
     """
-    check_operator(operator)
+    require_square(operator)
     f = as_integrand(f)
     streams = SampleStreams(operator.batch_shape.numel(), as_generator(generator))
     sample = sample_spectrum(operator, streams, probes, steps, deflate)
@@ -120,7 +121,7 @@ def sample_spectrum(
     deflate: EigenPairs | None = None,
 ) -> SpectralSample:
     """Run Lanczos from every probe in the complement of the converged pairs."""
-    probes, steps = check_count("probes", probes, 2), check_count("steps", steps, 1)
+    probes, steps = require_integer("probes", probes, 2), require_integer("steps", steps, 1)
     if deflate is None:
         complement, scale = Complement(operator), None
         values = torch.zeros(*operator.batch_shape, 0, dtype=torch.float64, device=operator.device)

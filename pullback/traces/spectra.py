@@ -6,12 +6,12 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
+from ..arguments import require_choice, require_square
 from ..eigen import Spectrum, StoppingRule, Task, over_batch, solve
 from ..operators import PullbackMetric
-from ..probes import SampleStreams, as_generator
+from ..sampling import SampleStreams, as_generator
 from .estimators import hutch_plus_plus, hutchinson, xtrace
 from .records import Estimate
-from .sampling import check_operator
 from .slq import entropy_of_sample, sample_spectrum
 
 NORMALIZATIONS = ("none", "trace", "max")
@@ -51,8 +51,8 @@ def trace(
         TypeError: ``metric`` is no LinearOperator.
         ValueError: it is not square, or an argument is out of range.
     """
-    check_operator(metric)
-    _check_choice("method", method, TRACE_METHODS)
+    require_square(metric)
+    require_choice("method", method, TRACE_METHODS)
     if method == "auto" and isinstance(metric, PullbackMetric):
         return _estimate(metric, generator, trace_of, accurate_trace)
     estimators = {"hutchinson": hutchinson, "hutch++": hutch_plus_plus}
@@ -91,9 +91,9 @@ def entropy(
         TypeError: ``metric`` is no LinearOperator.
         ValueError: it is not square, an argument is out of range, or an eigenvalue negative.
     """
-    check_operator(metric)
-    _check_choice("normalization", normalization, NORMALIZATIONS)
-    _check_choice("method", method, ENTROPY_METHODS)
+    require_square(metric)
+    require_choice("normalization", normalization, NORMALIZATIONS)
+    require_choice("method", method, ENTROPY_METHODS)
     if method == "auto" and isinstance(metric, PullbackMetric):
         return _estimate(
             metric, generator, lambda s: entropies_of(s)[normalization], accurate_entropies
@@ -200,8 +200,3 @@ def _for_each_batch(
 
     with torch.no_grad():
         return Estimate(**over_batch(operator, tensors)).to(operator.dtype)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")

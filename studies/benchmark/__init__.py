@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import pullback as pb
 from models import datasets, training
 from models.vae import VAE, ConvVAE
-from pullback.precision import float32_proper
+from pullback.products.precision import float32_proper
 
 from . import report, scaling
 from .comparison import EXACT, K, compare, dense, encoder_of, methods, truth

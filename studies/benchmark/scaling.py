@@ -16,7 +16,7 @@ from models import training
 from models.vae import VAE, ConvVAE
 from pullback.eigen import expected_products
 from pullback.eigen.records import PROBES
-from pullback.products import TracedLinearization
+from pullback.products.captured import CapturedLinearization
 
 from .comparison import K, encoder_of
 from .timing import Timed, in_new_process, largest_tensor, peak_memory, time_in, timed
@@ -83,7 +83,7 @@ def cost_of_parts(vae: VAE, batches: list[Tensor], k: int) -> Parts:
         measured = _products(pb.jacobian(encoder, x), forward)
         with (
             time_in(pullback.operators, "linearize") as primal,
-            time_in(TracedLinearization, "jvp", "vjp") as products,
+            time_in(CapturedLinearization, "jvp", "vjp") as products,
         ):
             measured["score"] = timed(lambda x: pb.score(encoder, x, k), [x], forward)
         for name, result in measured.items():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models import training
 from models.vae import VAE
-from pullback.checks import usable_device
+from pullback.arguments import usable_device
 
 from ..digits import EPOCHS, HIDDEN, LATENT
 from ..train import architecture, open_images

@@ -103,7 +103,7 @@ def test_the_distance_is_that_of_the_clipped_input():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="restarts=0 is too few; at least 1 are needed"):
+    with pytest.raises(ValueError, match="restarts=0 must be at least 1"):
         PGDAttack(lambda x: x, eps=0.1, restarts=0)
     with pytest.raises(ValueError, match="start='zero' is not one of 'random', 'eigenvector'"):
         PGDAttack(lambda x: x, eps=0.1, start="zero")

@@ -3,7 +3,7 @@
 import torch
 
 from pullback.attacks.spheres import into_ball, normalized, random_directions, random_points
-from pullback.probes import SampleStreams
+from pullback.sampling import SampleStreams
 
 
 def streams(count: int) -> SampleStreams:

@@ -7,7 +7,7 @@ from torch import Tensor
 import pullback as pb
 from pullback.eigen.bidiagonalisation import Bidiagonalisation
 from pullback.eigen.golub_kahan import golub_kahan
-from pullback.probes import SampleStreams
+from pullback.sampling import SampleStreams
 from tests.eigen.test_eigsh import HARD, geometric, with_spectrum
 
 DTYPES = [torch.float32, torch.float64]

@@ -253,7 +253,7 @@ def test_any_matrix(rows, columns, rank, seed, method, data):
 def test_what_is_not_accepted():
     metric = pb.PullbackMetric(torch.rand(2, 3, 4))
     for k in (0, -1, 5):
-        with pytest.raises(ValueError, match=f"k={k} eigenpairs asked for; 1 to N = 4 exist"):
+        with pytest.raises(ValueError, match=f"k={k} must lie between 1 and N = 4"):
             pb.eigsh(metric, k)
     assert pb.eigsh(metric, np.int64(2)).values.shape == (2, 2)
     for k in (2.0, True, "2"):
@@ -263,9 +263,9 @@ def test_what_is_not_accepted():
         pb.eigsh(metric, 2, "qr")
     with pytest.raises(ValueError, match="tol=0 must lie between 0 and 1"):
         pb.eigsh(metric, 2, tol=0)
-    with pytest.raises(TypeError, match="expected a linear operator, got Tensor; wrap its root"):
+    with pytest.raises(TypeError, match="expected a LinearOperator, got Tensor; wrap it with"):
         pb.eigsh(torch.eye(3), 2)
-    with pytest.raises(TypeError, match=r"expected a linear operator, got str$"):
+    with pytest.raises(TypeError, match=r"expected a LinearOperator, got str$"):
         pb.eigsh("metric", 2)
 
 

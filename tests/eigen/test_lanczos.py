@@ -9,7 +9,7 @@ from torch import Tensor
 import pullback as pb
 from pullback.eigen.lanczos import ThickRestart, lanczos, largest_component
 from pullback.eigen.subspace import orthonormalised
-from pullback.probes import SampleStreams
+from pullback.sampling import SampleStreams
 from tests.eigen.test_eigsh import DTYPES, HARD, geometric, with_spectrum
 
 ENDS = {"largest": (5, 0), "smallest": (0, 5), "both": (3, 2)}

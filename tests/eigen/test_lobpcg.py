@@ -9,7 +9,7 @@ from torch import Tensor
 
 import pullback as pb
 from pullback.eigen.lobpcg import lobpcg
-from pullback.probes import SampleStreams
+from pullback.sampling import SampleStreams
 from tests.eigen.test_eigsh import DTYPES, HARD, geometric, with_spectrum
 from tests.eigen.test_lanczos import check, honest, psd, streams, symmetric
 

@@ -86,7 +86,7 @@ def test_svds_against_scipy(method, shape):
 def test_svds_of_a_jacobian_and_beyond_its_rank():
     encoder = pb.as_map(ConvEncoder(latent=4).eval(), "mean_logvar")
     J = pb.jacobian(encoder, torch.rand(2, 3, 32, 32))
-    triplets = J.svds(3)
+    triplets = pb.svds(J, 3)
     torch.testing.assert_close(
         triplets.values, torch.linalg.svdvals(J.to_dense())[:, :3], rtol=1e-4, atol=0
     )
@@ -94,8 +94,8 @@ def test_svds_of_a_jacobian_and_beyond_its_rank():
         triplets = pb.svds(DenseLinearOperator(with_spectrum(geometric(2, 0.5), 6, 9)), 4)
     assert (triplets.values[2:] == 0).all()
     torch.testing.assert_close(triplets.left.mT @ triplets.left, torch.eye(4).double())
-    with pytest.raises(ValueError, match="k=9 singular triplets asked for; 1 to min"):
-        J.svds(9)
+    with pytest.raises(ValueError, match="k=9 must lie between 1 and min"):
+        pb.svds(J, 9)
 
 
 def test_what_does_not_go_together():
@@ -109,7 +109,7 @@ def test_what_does_not_go_together():
     ):
         with pytest.raises(ValueError, match=message):
             pb.eigsh(operator, 2, **arguments)
-    with pytest.raises(ValueError, match=r"expected a square operator, got shape \(4, 30\)"):
+    with pytest.raises(ValueError, match=r"square operator of shape .*, got \(4, 30\)"):
         pb.eigsh(DenseLinearOperator(torch.rand(4, 30)), 2)
 
 

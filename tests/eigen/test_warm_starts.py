@@ -6,7 +6,7 @@ import torch
 import pullback as pb
 from pullback.eigen import Task, solve
 from pullback.eigen.nystrom import nystrom
-from pullback.probes import SampleStreams
+from pullback.sampling import SampleStreams
 from tests.conftest import ConvEncoder
 from tests.eigen.test_eigsh import geometric, with_spectrum
 

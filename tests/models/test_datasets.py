@@ -7,7 +7,7 @@ import sklearn.datasets
 import torch
 
 from models import datasets
-from tests.test_images import write_idx
+from tests.jobs.test_sources import write_idx
 
 
 def make_folder(folder, suffix=""):

@@ -11,9 +11,9 @@ from linear_operator.operators import (
 from torch import Tensor
 
 import pullback as pb
-from pullback.probes import SampleStreams
+from pullback.sampling import SampleStreams
 from pullback.traces import hutch_plus_plus, hutchinson, xtrace
-from pullback.traces.sampling import Complement, student
+from pullback.traces.probes import Complement, student
 from tests.eigen.test_eigsh import geometric
 
 ESTIMATORS = [hutchinson, hutch_plus_plus, xtrace]
@@ -138,7 +138,7 @@ def test_the_seed_decides_and_the_batch_size_does_not(estimator, monkeypatch):
     assert torch.equal(whole.value, again.value)
     g = generator(5)
     # Groups of a few columns make no difference either.
-    monkeypatch.setattr("pullback.traces.sampling.MAX_BLOCK", 5 * N)
+    monkeypatch.setattr("pullback.traces.probes.MAX_BLOCK", 5 * N)
     parts = [estimator(DiagLinearOperator(part), 12, g) for part in eigenvalues.split([1, 3, 2])]
     torch.testing.assert_close(torch.cat([part.value for part in parts]), whole.value)
     torch.testing.assert_close(torch.cat([part.std_error for part in parts]), whole.std_error)
@@ -171,7 +171,7 @@ def test_methods_of_trace(method):
 def test_what_is_not_accepted(estimator):
     A = DiagLinearOperator(torch.ones(5))
     least = LEAST[estimator]
-    with pytest.raises(ValueError, match=f"probes={least - 1} is too few; at least {least} are"):
+    with pytest.raises(ValueError, match=f"probes={least - 1} must be at least {least}"):
         estimator(A, least - 1)
     for probes in (4.0, True, "4"):
         with pytest.raises(TypeError, match="probes must be an integer, got"):
@@ -183,7 +183,7 @@ def test_what_is_not_accepted(estimator):
         estimator("A")
     with pytest.raises(ValueError, match=r"shape \(\*batch, N, N\), got \(2, 3, 4\)"):
         estimator(to_linear_operator(torch.rand(2, 3, 4)))
-    with pytest.raises(TypeError, match=r"must be float32 or float64, got torch\.float16"):
+    with pytest.raises(TypeError, match=r"must be float32 or float64, got float16"):
         estimator(DiagLinearOperator(torch.ones(5).half()))
     with pytest.raises(TypeError, match=r"generator must be a torch\.Generator, got 3"):
         estimator(A, generator=3)

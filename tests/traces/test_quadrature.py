@@ -236,7 +236,7 @@ def test_rounding_below_zero_is_forgiven_and_no_more():
 
 def test_what_is_not_accepted():
     A, v = DiagLinearOperator(torch.ones(4)), torch.ones(4)
-    with pytest.raises(ValueError, match="steps=0 is too few; at least 1 are needed"):
+    with pytest.raises(ValueError, match="steps=0 must be at least 1"):
         quadratic_form(A, v, LOG, 0)
     with pytest.raises(TypeError, match=r"steps must be an integer, got 2\.5"):
         quadratic_form(A, v, LOG, 2.5)

@@ -138,7 +138,7 @@ def test_everything_deflated_is_exact():
 def test_the_seed_decides_and_the_batch_size_does_not(monkeypatch):
     J = torch.randn(6, 60, 80, generator=generator(), dtype=torch.float64)
     whole = pb.entropy(pb.PullbackMetric(J), generator=generator(3), method="slq", probes=7)
-    monkeypatch.setattr("pullback.traces.sampling.MAX_BLOCK", 3 * 80)
+    monkeypatch.setattr("pullback.traces.probes.MAX_BLOCK", 3 * 80)
     g = generator(3)
     parts = [
         pb.entropy(pb.PullbackMetric(part), generator=g, method="slq", probes=7)
@@ -155,9 +155,9 @@ def test_the_seed_decides_and_the_batch_size_does_not(monkeypatch):
 
 def test_what_is_not_accepted():
     A = DiagLinearOperator(torch.ones(2, 30))
-    with pytest.raises(ValueError, match="probes=1 is too few; at least 2 are needed"):
+    with pytest.raises(ValueError, match="probes=1 must be at least 2"):
         trace_of_function(A, LOG, probes=1)
-    with pytest.raises(ValueError, match="steps=0 is too few; at least 1 are needed"):
+    with pytest.raises(ValueError, match="steps=0 must be at least 1"):
         trace_of_function(A, LOG, steps=0)
     with pytest.raises(TypeError, match="deflate must be EigenPairs, got list"):
         trace_of_function(A, LOG, deflate=[1])

@@ -1,0 +1,166 @@
+"""What an archive holds, that it opens in xarray, and that damage does not go unnoticed."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import xarray
+
+from pullback import archive
+from pullback.archive import hdf5
+
+
+def columns(count=5, k=3, n=8):
+    g = np.random.default_rng(0)
+    table = {
+        name: g.normal(size=(count, k) if column.dimensions[1:] == ("rank",) else count)
+        for name, column in archive.COLUMNS.items()
+        if name not in ("converged", "label", "file", "directions")
+    }
+    table = {name: array.astype(np.float32) for name, array in table.items()}
+    table["converged"] = np.ones((count, k), np.int8)
+    table["label"] = np.arange(count)
+    table["file"] = np.array([f"bild-ä{i}.png".encode() for i in range(count)])
+    table["directions"] = g.normal(size=(count, k, n)).astype(np.float32)
+    return table
+
+
+def make_run(folder, count=5, shard_size=2):
+    manifest = {"format": 1, "data": {"count": count}, "shard_size": shard_size}
+    manifest |= {"score": {"k": 3}, "encoder": {}, "versions": {}}
+    (folder / "shards").mkdir(parents=True)
+    archive.write_text(folder / "manifest.json", json.dumps(manifest))
+    table = columns(count)
+    for start, stop, path in archive.shards(folder, manifest):
+        part = {name: array[start:stop] for name, array in table.items()}
+        archive.write(path, part, first_sample=start, configuration=manifest)
+    return table
+
+
+def test_a_merged_archive_opens_in_xarray(tmp_path):
+    table = make_run(tmp_path)
+    path = archive.merge(tmp_path)
+    with xarray.open_dataset(path, engine="h5netcdf") as data:
+        assert dict(data.sizes) == {"sample": 5, "rank": 3, "input": 8}
+        np.testing.assert_array_equal(data["sample"], np.arange(5))
+        np.testing.assert_array_equal(data["rank"], [1, 2, 3])
+        for name, column in archive.COLUMNS.items():
+            assert data[name].dims == column.dimensions
+            assert data[name].attrs["units"] == column.units
+            assert data[name].attrs["long_name"] == column.long_name
+            np.testing.assert_array_equal(data[name], table[name])
+        assert json.loads(data.attrs["configuration"])["score"] == {"k": 3}
+        assert data["entropy"].sel(sample=3).item() == table["entropy"][3]
+
+
+def test_storage_of_every_column(tmp_path):
+    make_run(tmp_path)
+    with h5py.File(archive.merge(tmp_path)) as file:
+        for name in archive.COLUMNS:
+            dataset = file[name]
+            assert dataset.compression == "gzip"
+            assert dataset.shuffle
+            assert dataset.fletcher32
+            if dataset.dtype.kind == "f":
+                assert np.isnan(dataset.fillvalue)
+            for axis, dimension in enumerate(archive.COLUMNS[name].dimensions):
+                assert dataset.dims[axis][0] == file[dimension]
+
+
+def test_reading_from_shards_and_from_the_archive(tmp_path):
+    table = make_run(tmp_path)
+    from_shards = archive.read(tmp_path)
+    archive.merge(tmp_path)
+    for found in (from_shards, archive.read(tmp_path)):
+        assert found.keys() == table.keys()
+        for name, array in table.items():
+            np.testing.assert_array_equal(found[name], array)
+    assert archive.read(tmp_path, ["trace", "unknown"]).keys() == {"trace"}
+
+
+def test_missing_shards_are_counted(tmp_path):
+    make_run(tmp_path)
+    (tmp_path / "shards" / "part-000001.h5").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 3 shards .*\(first: part-000001.h5\)"):
+        archive.merge(tmp_path)
+    assert not (tmp_path / "archive.h5").exists()
+    assert len(archive.read(tmp_path)["trace"]) == 3
+
+
+def test_damage_is_noticed_and_nothing_is_published(tmp_path):
+    make_run(tmp_path)
+    shard = tmp_path / "shards" / "part-000002.h5"
+    with h5py.File(shard) as file:
+        offset = file["eigenvalues"].id.get_chunk_info(0).byte_offset
+    raw = bytearray(shard.read_bytes())
+    raw[offset + 3] ^= 0xFF
+    shard.write_bytes(raw)
+    with pytest.raises(ValueError, match=r"part-000002\.h5 is damaged"):
+        archive.merge(tmp_path)
+    shard.write_bytes(b"no HDF5 file")
+    with pytest.raises(ValueError, match=r"part-000002\.h5 is damaged"):
+        archive.read(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["manifest.json", "shards"]
+
+
+def test_damage_anywhere_is_noticed(tmp_path):
+    make_run(tmp_path)
+    manifest = archive.read_manifest(tmp_path)
+    shard = next(archive.shards(tmp_path, manifest))
+    whole = shard[2].read_bytes()
+    before = archive.read(tmp_path)
+    for offset in range(0, len(whole) - 64, len(whole) // 150):
+        raw = bytearray(whole)
+        raw[offset : offset + 64] = bytes(b ^ 0xFF for b in raw[offset : offset + 64])
+        shard[2].write_bytes(raw)
+        try:
+            archive.verify_shard(shard, manifest)
+        except ValueError:
+            continue
+        # Damage to what is not in use.
+        for name, array in archive.read(tmp_path).items():
+            np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_shard_of_another_run_is_not_merged(tmp_path):
+    make_run(tmp_path)
+    manifest = archive.read_manifest(tmp_path)
+    _, _, path = list(archive.shards(tmp_path, manifest))[1]
+    part = {name: array[2:4] for name, array in columns().items()}
+    for first, configuration in ((2, manifest | {"score": {"k": 9}}), (0, manifest)):
+        archive.write(path, part, first_sample=first, configuration=configuration)
+        with pytest.raises(ValueError, match=r"part-000001\.h5 belongs to another run"):
+            archive.merge(tmp_path)
+    archive.write(path, part, first_sample=2, configuration=manifest)
+    assert archive.merge(tmp_path).exists()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"data": 3}'])
+def test_manifests_that_say_too_little(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged: it must hold data, enc"):
+        archive.read(tmp_path)
+
+
+def test_a_manifest_of_another_format(tmp_path):
+    make_run(tmp_path)
+    text = (tmp_path / "manifest.json").read_text().replace('"format": 1', '"format": 2')
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match="has format 2; this version reads 1"):
+        archive.merge(tmp_path)
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(hdf5, "verify", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        archive.write(tmp_path / "a.h5", columns())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no run of `pullback score`"):
+        archive.merge(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+        archive.read(tmp_path)
