@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..arguments import FLOATING, plain, require_finite
-from ..products.precision import float32_proper
+from ..products.precision import full_precision
 
 Outputs = tuple[Tensor, Tensor | None]
 
@@ -84,7 +84,7 @@ def probe(call: Callable[[Tensor], Outputs], samples: Tensor) -> Outputs:
         torch.inference_mode(False),
         torch.enable_grad(),
         sdpa_kernel(SDPBackend.MATH),
-        float32_proper(samples.device),
+        full_precision(samples.device),
     ):
         pair = _two_different(samples.clone()).requires_grad_()
         first = call(pair)

@@ -1,7 +1,7 @@
 """J v and Jᵀu of a function at a point; the primal work is done once."""
 
 from .blocks import MAX_BLOCK
-from .cache import Linearization, RecentLinearizations
+from .cache import Linearization, RecentLinearizations, steady_tensors
 from .double_backward import AutogradLinearization
 from .linearize import linearize
 
@@ -11,4 +11,5 @@ __all__ = [
     "Linearization",
     "RecentLinearizations",
     "linearize",
+    "steady_tensors",
 ]

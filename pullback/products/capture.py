@@ -1,82 +1,112 @@
-"""A function and its derivatives, written down as a graph of ATen operations."""
+"""A function and its derivatives, captured as one graph of ATen operations.
+
+PyTorch's own `make_fx` captures the same graphs in three to four times the time (130 to 330 ms
+against 45 for the paper's convolutional encoder, twice for each shape of image).
+"""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
 from torch._decomp import get_decompositions
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.distributions import Distribution
 from torch.nn.functional import batch_norm
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from . import convolutions
+from .convolutions import convolution_backward
+from .double_backward import ReplacedFunctions, double_backward_settings
+from .precision import SharedContext
 
 aten = torch.ops.aten
 
-# Derivatives that are a product with something known before v or u is: such factors are merged.
-_SCALINGS: Any = get_decompositions(
-    [aten.native_batch_norm_backward, aten.silu_backward, aten.gelu_backward]
+# Normalisations, in simple operations that take any memory layout; and derivatives that are a
+# product with something known before v or u is, as such factors are merged.
+_DECOMPOSED: Any = get_decompositions(
+    [
+        aten.native_batch_norm_backward,
+        aten.native_group_norm,
+        aten.native_group_norm_backward,
+        aten.native_layer_norm,
+        aten.native_layer_norm_backward,
+        aten.silu_backward,
+        aten.gelu_backward,
+    ]
 )
 _REWRITTEN = {
-    **_SCALINGS,
+    **_DECOMPOSED,
     aten.tanh_backward.default: lambda grad, y: grad * (1 - y * y),
     aten.sigmoid_backward.default: lambda grad, y: grad * (y * (1 - y)),
-    aten.convolution_backward.default: convolutions.adjoint,
+    aten.convolution_backward.default: convolution_backward,
+}
+# Operations whose result is not the same, or not of the same shape, for the same shapes.
+_UNFIXED = {
+    torch.Tag.data_dependent_output,
+    torch.Tag.dynamic_output_shape,
+    torch.Tag.nondeterministic_seeded,
 }
 _SIZE_MATTERS = "its operations depend on the size of the batch"
 
 
-class UntraceableError(Exception):
+class CaptureError(Exception):
     """The function is not a fixed sequence of tensor operations; the message says why."""
 
 
-class Recording(NamedTuple):
+class Captured(NamedTuple):
     """A graph, and a module whose buffers are its constants."""
 
     graph: fx.Graph
     root: torch.nn.Module
 
 
-def traced(
+def capture(
     function: Callable[..., Tensor], inputs: Sequence[Tensor]
-) -> tuple[Recording, tuple[Tensor, ...]]:
-    """The graph of ``(x, *others, v, u) → f(x, *others), Jv, Jᵀu``, and these three."""
+) -> tuple[Captured, tuple[Tensor, ...]]:
+    """The graph of ``(x, *others, v, u) → f(x, *others), Jv, Jᵀu``, and these three.
+
+    Raises:
+        CaptureError: an operation hands values to Python, or its result is random or of a shape
+            that depends on values.
+    """
     recorder = _Recorder(inputs)
     x, *others, v, u = inputs
-    # Fused attention kernels cannot be differentiated twice; the plain one can.
     with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        sdpa_kernel(SDPBackend.MATH),
-        _AffineBatchNorm(),
+        double_backward_settings(x.device),
+        _UNVALIDATED_DISTRIBUTIONS,
+        ReplacedFunctions({batch_norm: _batch_norm}),
         recorder,
     ):
         x, u = x.detach().requires_grad_(), u.detach().requires_grad_()
         y = function(x, *others)
         (Jtu,) = torch.autograd.grad(y, x, u, create_graph=True, materialize_grads=True)
         (Jv,) = torch.autograd.grad(Jtu, u, v, materialize_grads=True)
-    return recorder.finished((y, Jv, Jtu)), (y.detach(), Jv, Jtu.detach())
+    return recorder.finish((y, Jv, Jtu)), (y.detach(), Jv.detach(), Jtu.detach())
 
 
-def generalise(recording: Recording, other: Recording) -> None:
-    """Make the graph for two samples one for any number, by comparing it to that for three."""
-    graph, root = recording
+def generalize(captured: Captured, other: Captured) -> None:
+    """Make the graph for two samples one for any number, by comparing it to that for three.
+
+    Raises:
+        CaptureError: the two differ by more than numbers that are linear in the size of the batch.
+    """
+    graph, root = captured
     for each in (graph, other.graph):
         each.eliminate_dead_code()
+    # Constants have to be the same ones.
     for (name, a), (_, b) in zip(root.named_buffers(), other.root.named_buffers(), strict=True):
         if a.shape != b.shape or not torch.equal(a, b):
-            raise UntraceableError(f"{name} depends on the size of the batch")
+            raise CaptureError(f"{name} depends on the size of the batch")
+    # Nodes correspond one to one; numbers that differ become multiples of the batch's size.
     pairs = list(zip(graph.nodes, other.graph.nodes, strict=True))
     counterpart: dict[Any, Any] = {theirs: ours for ours, theirs in pairs}
     with graph.inserting_after(pairs[0][0]):
         size = graph.call_function(aten.sym_size.int, (pairs[0][0], 0))
     for ours, theirs in pairs:
         if ours.target != theirs.target:
-            raise UntraceableError(_SIZE_MATTERS)
+            raise CaptureError(_SIZE_MATTERS)
         mine, form = tree_flatten((ours.args, ours.kwargs))
         for index, three in enumerate(tree_flatten((theirs.args, theirs.kwargs))[0]):
             two, three = mine[index], counterpart.get(three, three)
@@ -86,39 +116,10 @@ def generalise(recording: Recording, other: Recording) -> None:
                     offset = 3 * two - 2 * three
                     mine[index] = graph.call_function(operator.add, (multiple, offset))
             elif two != three:
-                raise UntraceableError(_SIZE_MATTERS)
+                raise CaptureError(_SIZE_MATTERS)
         ours.args, ours.kwargs = tree_unflatten(mine, form)
         if "layout" in ours.meta:
             ours.meta["layout"] = ours.meta["layout"], theirs.meta["layout"]
-
-
-class _AffineBatchNorm(TorchFunctionMode):
-    """Batch normalisation in eval mode as the affine map that it is, with simple derivatives."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        replaced = _batch_norm if func is batch_norm else func
-        return replaced(*args, **(kwargs or {}))
-
-
-def _batch_norm(
-    x: Tensor,
-    mean: Tensor | None,
-    variance: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    if training or mean is None or variance is None:
-        return batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
-    scale = (variance + eps).rsqrt()
-    scale = scale if weight is None else scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
-    shape = -1, *[1] * (x.ndim - 2)
-    return torch.addcmul(shift.view(shape), x, scale.view(shape))
 
 
 class _Recorder(TorchDispatchMode):
@@ -141,6 +142,8 @@ class _Recorder(TorchDispatchMode):
                 result = _REWRITTEN[func](*args, **kwargs)
             if result is not NotImplemented:
                 return result
+        if not _UNFIXED.isdisjoint(func.tags):
+            raise CaptureError(f"the result of {func} is not fixed by the shapes of its inputs")
         result = func(*args, **kwargs)
         arguments = tree_map_only(Tensor, self._node, (args, kwargs))
         node = self.graph.call_function(func, *arguments)
@@ -151,12 +154,13 @@ class _Recorder(TorchDispatchMode):
                 if isinstance(part, Tensor):
                     self._remember(self.graph.call_function(operator.getitem, (node, index)), part)
         elif result is not None:
-            raise UntraceableError(f"{func} hands values of tensors to Python")
+            raise CaptureError(f"{func} hands values of tensors to Python")
         return result
 
-    def finished(self, outputs: tuple[Tensor, ...]) -> Recording:
+    def finish(self, outputs: tuple[Tensor, ...]) -> Captured:
+        """The graph with these outputs."""
         self.graph.output(tuple(self._node(tensor) for tensor in outputs))
-        return Recording(self.graph, self.root)
+        return Captured(self.graph, self.root)
 
     def _remember(self, node: fx.Node, tensor: Tensor) -> None:
         node.meta["layout"] = tensor.shape, tensor.stride(), tensor.dtype, tensor.device
@@ -169,3 +173,37 @@ class _Recorder(TorchDispatchMode):
             self.root.register_buffer(name, tensor)
             self._remember(self.graph.get_attr(name), tensor)
         return self.nodes[id(tensor)][0]
+
+
+def _batch_norm(
+    x: Tensor,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """In eval mode, the affine map that it is, whose derivatives are simple."""
+    if training or mean is None or variance is None:
+        return batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
+    scale = (variance + eps).rsqrt()
+    scale = scale if weight is None else scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    shape = -1, *[1] * (x.ndim - 2)
+    return torch.addcmul(shift.view(shape), x, scale.view(shape))
+
+
+@contextmanager
+def _without_validation() -> Iterator[None]:
+    """Distributions do not look at the values of their parameters."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
+
+
+_UNVALIDATED_DISTRIBUTIONS = SharedContext(_without_validation)

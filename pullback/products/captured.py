@@ -1,14 +1,13 @@
-"""The products of a map traced once into graphs: a primal part, and parts linear in v and in u.
+"""J v and Jᵀ u by graphs captured once: a primal part, and parts linear in v and in u.
 
-Autograd records its graph anew for every batch. Here Jv and Jᵀu are traced once into FX graphs of
+Autograd records its graph anew for every batch. Here Jv and Jᵀu are captured once as FX graphs of
 ATen operations, and split into what depends on the vector and what does not: a batch then costs one
 run of the primal part, and a product one run of a linear part, about one forward pass each.
 """
 
 import copy
-import logging
-import weakref
-from collections.abc import Callable, Hashable, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,68 +15,92 @@ from torch import Tensor, fx
 
 from .blocks import MAX_BLOCK, by_blocks
 from .cache import Recent
-from .capture import Recording, UntraceableError, generalise, traced
-from .cuda_graphs import Product, ReplayedProduct, Saved
+from .capture import Captured, CaptureError, capture, generalize
+from .cuda_graphs import Intermediates, Product, record_products
+from .double_backward import AutogradLinearization
+from .fallback import first_line, log_uncaptured, logger, relative_distance, rounding_tolerance
 from .onednn import pack
 from .passes import (
-    between,
-    compiled,
-    dependents,
     drop_no_ops,
-    inputs_of,
+    extract,
+    find_between,
+    find_dependents,
+    find_inputs,
     merge_scalings,
     multiply_in_place,
+    relax_views,
     replace_mutations,
 )
-from .precision import float32_proper
+from .precision import full_precision
 
-logger = logging.getLogger("pullback")
-
-# Traces kept for a map, which may be called with events of several shapes.
-_MOST = 16
+Function = Callable[..., Tensor]
 
 
 class CapturedLinearization:
-    """A linearisation from captured graphs, at about one forward pass a product."""
+    """The derivative of a captured function at a batch, at about one forward pass a product.
+
+    What a graph cannot compute after all is computed by autograd, and the log says so.
+    """
 
     def __init__(
-        self, trace: "Trace", x: Tensor, shared: Sequence[Tensor], samplewise: Sequence[Tensor]
+        self,
+        graphs: "CapturedFunction",
+        function: Function,
+        x: Tensor,
+        shared: Sequence[Tensor],
+        samplewise: Sequence[Tensor],
     ) -> None:
-        self._trace, self._x = trace, x
-        self.y, *saved = trace.primal(x, shared, samplewise)
-        self._saved = list(map(Saved, saved))
+        self._graphs, self._function, self._x = graphs, function, x
+        self._shared, self._samplewise = shared, samplewise
+        with torch.no_grad(), full_precision(x.device):
+            self.y, *intermediates = graphs.run_primal(x, shared, samplewise)
+        self._intermediates = list(map(Intermediates, intermediates))
+        self._instead: AutogradLinearization | None = None
 
-    def restricted(self, index: slice | Tensor) -> "CapturedLinearization | None":
+    def restrict(self, index: slice | Tensor) -> "CapturedLinearization | None":
         """That of some of the samples, without primal work; None if it has to be made anew."""
         chosen = copy.copy(self)
         chosen._x, chosen.y = self._x[index], self.y[index]
-        saved = self._trace.restricted(self._saved, index, len(chosen.y) - len(self.y))
-        if saved is None:
+        chosen._samplewise = [tensor[index] for tensor in self._samplewise]
+        intermediates = self._graphs.restrict(
+            self._intermediates, index, len(chosen.y) - len(self.y)
+        )
+        if intermediates is None or self._instead is not None:
             return None
-        chosen._saved = saved
+        chosen._intermediates = intermediates
         return chosen
 
     def vjp(self, u: Tensor) -> Tensor:
         """Jᵀu: ``(B, M, C) → (B, N, C)``."""
-        return self._columnwise(self._trace.vjp, self._saved[1], u, self._x)
+        return self._by_columns("vjp", 1, u, self._x)
 
     def jvp(self, v: Tensor) -> Tensor:
         """Jv: ``(B, N, C) → (B, M, C)``."""
-        return self._columnwise(self._trace.jvp, self._saved[0], v, self.y)
+        return self._by_columns("jvp", 0, v, self.y)
 
-    def _columnwise(self, product: Product, saved: Saved, columns: Tensor, like: Tensor) -> Tensor:
-        width = max(1, MAX_BLOCK // max(self._x.numel(), self.y.numel()))
-        with torch.no_grad(), float32_proper(columns.device):
-            return by_blocks(lambda block: product(saved, block), columns, width, like)
+    def _by_columns(self, name: str, part: int, columns: Tensor, like: Tensor) -> Tensor:
+        if self._instead is None:
+            product: Product = getattr(self._graphs, name)
+            intermediates = self._intermediates[part]
+            width = max(1, MAX_BLOCK // max(self._x.numel(), self.y.numel()))
+            try:
+                with torch.no_grad(), full_precision(columns.device):
+                    return by_blocks(lambda b: product(intermediates, b), columns, width, like)
+            except Exception as error:  # whatever it is, autograd may do without
+                log_uncaptured(error)
+            inputs = (*self._shared, *self._samplewise)
+            self._instead = AutogradLinearization(lambda x: self._function(x, *inputs), self._x)
+        return cast(Tensor, getattr(self._instead, name)(columns))
 
 
-class Trace:
+class CapturedFunction:
     """f, Jv and Jᵀu as graphs that share their primal part, for batches of any size.
 
     Jv is the derivative of Jᵀu with respect to u, which asks for no forward-mode formulas
     (J. Townsend, "A new trick for calculating Jacobian vector products", 2017). Two samples and
-    three are traced: a number that differs between the two graphs is taken as linear in the size
-    of the batch.
+    three are captured: a number that differs between the two graphs is taken as linear in the size
+    of the batch. The graphs are compared with what was captured, for one to three samples, one
+    column and several.
 
     Args:
         function: ``f(x, *shared, *samplewise)``, ``(B, N) → (B, M)``, sample by sample.
@@ -86,89 +109,138 @@ class Trace:
         shared, samplewise: further tensors, constants to the derivatives; the latter ``(B, …)``.
 
     Attributes:
-        jvp, vjp: Jv and Jᵀu, of what they need to know and of columns, ``(C, B, ·) → (C, B, ·)``.
-        parts: their graphs, ``(*what it needs, v or u) → Jv or Jᵀu``, for one column.
+        jvp, vjp: Jv and Jᵀu, of intermediates and of columns, ``(C, B, ·) → (C, B, ·)``.
+        parts: their graphs, ``(*intermediates, v or u) → Jv or Jᵀu``, for one column.
+        tolerance: how far it may be from autograd, relatively; None until that was measured.
 
     Raises:
-        UntraceableError: Python looks at values of tensors, an operation in place cannot be
-            avoided, or the size of the batch matters in another way.
+        CaptureError: Python looks at values of tensors, an operation in place cannot be avoided,
+            the size of the batch matters in another way, or the graphs compute something else.
     """
 
     def __init__(
         self,
-        function: Callable[..., Tensor],
+        function: Function,
         x: Tensor,
         rows: int,
         shared: Sequence[Tensor],
         samplewise: Sequence[Tensor],
     ) -> None:
+        self.tolerance: float | None = None
         generator = torch.Generator().manual_seed(0)
-        recordings, saved = [], []
-        for size in (2, 3):
-            some = torch.arange(size, device=x.device) % len(x)
-            shapes = (size, x.shape[1]), (size, rows)
-            v, u = (torch.randn(shape, generator=generator).to(x) for shape in shapes)
-            batch = x[some], [t[some] for t in samplewise]
-            inputs = [batch[0], *shared, *batch[1], v, u]
-            recordings.append((*traced(function, inputs), batch, v, u))
-        recording, other = (first for first, *_ in recordings)
-        generalise(recording, other)
-        self._split(recording, len(shared))
-        for _, expected, batch, v, u in recordings:
-            y, *both = self.primal(batch[0], shared, batch[1])
-            Jv, Jtu = (part(*s, w) for part, s, w in zip(self.parts, both, (v, u), strict=True))
-            if not all(map(_close, (y, Jv, Jtu), expected)):
-                raise UntraceableError("rearranging its graph changes the result")
-            saved.append(both)
-        self._growth = [
-            [_growth(*values) for values in zip(*pair, strict=True)]
-            for pair in zip(*saved, strict=True)
-        ]
-        self.jvp, self.vjp = (_of_columns(part, x.device) for part in self.parts)
+        some = torch.arange(3, device=x.device) % len(x)
+        batch = x[some], [tensor[some] for tensor in samplewise]
+        vectors = [torch.randn(3, n, generator=generator).to(x) for n in (x.shape[1], rows)]
+        try:
+            self._build(function, batch, vectors, shared, packed=True)
+        except Exception as error:
+            self._build(function, batch, vectors, shared, packed=False)
+            logger.info("the map's weights are not packed for oneDNN: %s", first_line(error))
 
-    def _split(self, recording: Recording, shared: int) -> None:
-        """Make the graphs: what is known of all batches, the primal part, and the two products."""
-        graph, root = recording
+    def linearize(
+        self,
+        function: Function,
+        x: Tensor,
+        shared: Sequence[Tensor],
+        samplewise: Sequence[Tensor],
+    ) -> CapturedLinearization:
+        """The derivative at a batch; the function is what to fall back to."""
+        return CapturedLinearization(self, function, x, shared, samplewise)
+
+    def _build(
+        self,
+        function: Function,
+        batch: tuple[Tensor, list[Tensor]],
+        vectors: list[Tensor],
+        shared: Sequence[Tensor],
+        packed: bool,
+    ) -> None:
+        # Capture the function and its derivatives for two samples, and for three.
+        captured = []
+        for size in (2, 3):
+            samplewise = [tensor[:size].contiguous() for tensor in (*batch[1], *vectors)]
+            inputs = [batch[0][:size].contiguous(), *shared, *samplewise]
+            captured.append(capture(function, inputs))
+        (graph, _), (other, expected) = captured
+        # Make one graph of any size of them, and cut it into its parts.
+        generalize(graph, other)
+        self._split(graph, len(shared), packed)
+        # See that the parts compute the same, together and for other sizes.
+        intermediates = []
+        for size in (2, 3, 1):
+            x, samplewise = batch[0][:size], [tensor[:size] for tensor in batch[1]]
+            wanted = [tensor[:size] for tensor in expected]
+            y, *both = self.run_primal(x, shared, samplewise)
+            intermediates.append(both)
+            self._require_close(y, wanted[0])
+            for index, vector in enumerate(vectors):
+                product = self.parts[index](*both[index], vector[:size].contiguous())
+                self._require_close(product, wanted[1 + index])
+        self._growth = [
+            [_find_growth(*values) for values in zip(*pair, strict=True)]
+            for pair in zip(*intermediates[:2], strict=True)
+        ]
+        self.jvp, self.vjp = (
+            record_products(
+                _take_columns(part, Intermediates(both), vector, wanted), vector.device.type
+            )
+            for part, both, vector, wanted in zip(
+                self.parts, intermediates[1], vectors, expected[1:], strict=True
+            )
+        )
+
+    def _split(self, captured: Captured, shared: int, packed: bool) -> None:
+        """Make the graphs: what depends on weights alone, the primal part, and the two products."""
+        graph, root = captured
         x_node, *others, v_node, u_node = graph.find_nodes(op="placeholder")
         batch, vectors = {x_node, *others[shared:]}, {v_node, u_node}
+        # Rewrite the whole graph.
         replace_mutations(graph)
         drop_no_ops(graph)
-        merge_scalings(graph, dependents(graph, vectors))
-        pack(graph, dependents(graph, vectors), dependents(graph, batch | vectors))
-
-        linear = dependents(graph, vectors)
+        relax_views(graph)
+        merge_scalings(graph, find_dependents(graph, vectors))
+        if packed:
+            linear = find_dependents(graph, vectors)
+            pack(graph, linear, find_dependents(graph, batch | vectors))
+        linear = find_dependents(graph, vectors)
         multiply_in_place(graph, linear)
-        varying = dependents(graph, batch | vectors)
+
+        # Tell which node belongs to which part.
+        varying = find_dependents(graph, batch | vectors)
         y, Jv, Jtu = cast(tuple[fx.Node, ...], graph.output_node().args[0])
-        jvp_part = between(v_node, Jv, linear)
-        vjp_part = between(u_node, Jtu, linear)
+        jvp_part = find_between(v_node, Jv, linear)
+        vjp_part = find_between(u_node, Jtu, linear)
         if y in linear or u_node in jvp_part or v_node in vjp_part:
-            raise UntraceableError("a product depends on more than its own vector")
-        saved = inputs_of(jvp_part, [Jv]), inputs_of(vjp_part, [Jtu])
+            raise CaptureError("a product depends on more than its own vector")
+        needed = find_inputs(jvp_part, [Jv]), find_inputs(vjp_part, [Jtu])
         nodes = [node for node in graph.nodes if node.op != "output"]
         primal_part = [node for node in nodes if node in varying and node not in linear]
-        known = inputs_of(primal_part, [y, *saved[0], *saved[1]])
-        known_part = [node for node in nodes if node not in varying]
-        self._known = compiled(root, known_part, tuple(known))
-        self._primal = compiled(root, primal_part, (y, *map(tuple, saved)), known)
+        prepared = find_inputs(primal_part, [y, *needed[0], *needed[1]])
+        weights_part = [node for node in nodes if node not in varying]
+
+        # Cut them out.
+        self._prepare = extract(root, weights_part, tuple(prepared))
+        self._primal = extract(root, primal_part, (y, *map(tuple, needed)), prepared)
         self.parts = (
-            compiled(root, jvp_part, Jv, saved[0]),
-            compiled(root, vjp_part, Jtu, saved[1]),
+            extract(root, jvp_part, Jv, needed[0]),
+            extract(root, vjp_part, Jtu, needed[1]),
         )
         self._constants = list(root.buffers())
         self._recent: Recent[tuple[Tensor, ...]] = Recent(1)
 
-    def primal(
+    def run_primal(
         self, x: Tensor, shared: Sequence[Tensor], samplewise: Sequence[Tensor]
     ) -> tuple[Tensor, Sequence[Any], Sequence[Any]]:
-        """f(x), what jvp needs, and what vjp needs."""
+        """f(x), and the intermediates that jvp and vjp need."""
         sources = [*shared, *self._constants]
-        known = self._recent.find(sources)
-        if known is None:
-            known = self._recent.add(sources, self._known(*shared))
-        return self._primal(*known, x, *samplewise)
+        prepared = self._recent.find(sources)
+        if prepared is None:
+            prepared = self._recent.add(sources, self._prepare(*shared))
+        return self._primal(*prepared, x, *samplewise)
 
-    def restricted(self, saved: list[Saved], index: Any, extra: int) -> list[Saved] | None:
+    def restrict(
+        self, intermediates: list[Intermediates], index: Any, extra: int
+    ) -> list[Intermediates] | None:
         """What jvp and vjp need for the samples at ``index``, from what they need for all.
 
         ``extra`` is the number of samples that this makes more (it is negative if they get fewer).
@@ -177,67 +249,46 @@ class Trace:
         if any(growth is None for part in self._growth for growth in part):
             return None
         return [
-            Saved(_share(*pair, index, extra) for pair in zip(values, growth, strict=True))
-            for values, growth in zip(saved, self._growth, strict=True)
+            Intermediates(_choose(*pair, index, extra) for pair in zip(values, growth, strict=True))
+            for values, growth in zip(intermediates, self._growth, strict=True)
         ]
 
-
-class Traces:
-    """The traces of one map."""
-
-    def __init__(self) -> None:
-        self._traces: dict[Hashable, Trace | None] = {}
-
-    def get(self, key: Hashable, make: Callable[[], Trace]) -> Trace | None:
-        """The trace of this key, made if need be; None, with one log line, if there can be none."""
-        if key not in self._traces:
-            if len(self._traces) >= _MOST:
-                self.forget(next(iter(self._traces)))
-            self._traces[key] = self._attempt(make)
-        return self._traces[key]
-
-    def forget(self, key: Hashable) -> None:
-        """Make it anew when it is asked for again."""
-        self._traces.pop(key, None)
-
-    def _attempt(self, make: Callable[[], Trace]) -> Trace | None:
-        try:
-            return make()
-        # Whatever tracing trips over, the products can still be had by differentiation.
-        except Exception as error:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            logger.info("the map's products are differentiated anew, not traced: %s", reason)
-            return None
-
-    def __len__(self) -> int:
-        return len(self._traces)
+    def _require_close(self, a: Tensor, b: Tensor) -> None:
+        if not _is_close(a, b):
+            raise CaptureError("rearranging its graph changes the result")
 
 
-_OF_OWNERS: weakref.WeakKeyDictionary[Any, Traces] = weakref.WeakKeyDictionary()
+def _take_columns(
+    part: Callable[..., Tensor], intermediates: Intermediates, vector: Tensor, expected: Tensor
+) -> Product:
+    """The product of columns ``(C, B, n)``, from that of one; tried on two.
 
+    They are taken together if all operations of the graph have a batched form, else one by one.
+    """
 
-def traces_of(owner: object) -> Traces:
-    """The traces kept for a map, or any other owner, as long as that lives."""
-    return _OF_OWNERS.setdefault(owner, Traces())
-
-
-def _of_columns(part: Callable[..., Tensor], device: torch.device) -> Product:
-    """The product of columns ``(C, B, n)``, from that of one."""
-
-    def product(saved: Saved, columns: Tensor) -> Tensor:
+    def together(intermediates: Intermediates, columns: Tensor) -> Tensor:
         if len(columns) == 1:
-            return part(*saved, columns[0].contiguous()).unsqueeze(0)
-        return torch.vmap(lambda column: part(*saved, column))(columns)
+            return part(*intermediates, columns[0].contiguous()).unsqueeze(0)
+        return torch.vmap(lambda column: part(*intermediates, column))(columns.contiguous())
 
-    return ReplayedProduct(product) if device.type == "cuda" else product
+    def one_by_one(intermediates: Intermediates, columns: Tensor) -> Tensor:
+        return torch.stack([part(*intermediates, column.contiguous()) for column in columns])
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what has no batched form is said to be slow
+            both = together(intermediates, torch.stack([vector, -0.5 * vector]))
+    except (RuntimeError, UserWarning):
+        return one_by_one
+    return together if _is_close(both, torch.stack([expected, -0.5 * expected])) else one_by_one
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    return torch.allclose(a, b, 1e-3, 1e-4 * b.abs().max().item())
+def _is_close(a: Tensor, b: Tensor) -> bool:
+    return relative_distance(a, b) <= rounding_tolerance(b.dtype)
 
 
-def _growth(two: Any, three: Any) -> int | None:
-    """How much longer a saved tensor is, or how much larger a size, per sample; None if unclear."""
+def _find_growth(two: Any, three: Any) -> int | None:
+    """How much longer a tensor is, or how much larger a size, per sample; None if unclear."""
     if isinstance(two, int):
         return three - two
     if two.shape == three.shape:
@@ -246,7 +297,7 @@ def _growth(two: Any, three: Any) -> int | None:
     return 1 if by_sample else None
 
 
-def _share(value: Any, growth: int | None, index: Any, extra: int) -> Any:
+def _choose(value: Any, growth: int | None, index: Any, extra: int) -> Any:
     if isinstance(value, int):
         return value + (growth or 0) * extra
     return value[index] if growth else value

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 aten = torch.ops.aten
 
 
-def adjoint(
+def convolution_backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -39,8 +39,8 @@ def adjoint(
     return aten.convolution.default(grad, weight, *args), None, None
 
 
-def as_matrix(weight: Tensor, transposed: bool) -> Tensor:
-    """The matrix that takes :func:`patches` to pixels, or pixels to what :func:`overlapped` takes.
+def flatten_kernel(weight: Tensor, transposed: bool) -> Tensor:
+    """The matrix from the patches of :func:`extract_patches` to pixels, or the transposed one.
 
     Args:
         weight: ``(out, in, h, w)``, or ``(in, out, h, w)`` if ``transposed``.
@@ -53,7 +53,7 @@ def as_matrix(weight: Tensor, transposed: bool) -> Tensor:
     return weight.permute(0, 2, 3, 1).flatten(1)
 
 
-def patches(x: Tensor, kernel: list[int], stride: list[int], padding: list[int]) -> Tensor:
+def extract_patches(x: Tensor, kernel: list[int], stride: list[int], padding: list[int]) -> Tensor:
     """What each output pixel of a convolution sees: ``(B, C, H, W) → (B, H', W', h·w·C)``."""
     (h, w), (top, left) = kernel, padding
     image = pad(x, (left, left, top, top)).permute(0, 2, 3, 1)
@@ -61,14 +61,14 @@ def patches(x: Tensor, kernel: list[int], stride: list[int], padding: list[int])
     return seen.permute(0, 1, 2, 4, 5, 3).flatten(3)
 
 
-def overlapped(
+def sum_patches(
     rows: Tensor,
     kernel: list[int],
     stride: list[int],
     padding: list[int],
     output_padding: list[int],
 ) -> Tensor:
-    """The sum of overlapping patches, the adjoint of :func:`patches`.
+    """The sum of overlapping patches, the adjoint of :func:`extract_patches`.
 
     Args:
         rows: ``(B, H', W', h·w·C)``, a patch for each pixel of a small image.
@@ -88,7 +88,7 @@ def overlapped(
     return total.permute(0, 3, 1, 2)
 
 
-def subpixel_kernel(weight: Tensor, stride: int, padding: int) -> Tensor:
+def make_subpixel_kernel(weight: Tensor, stride: int, padding: int) -> Tensor:
     """A transposed convolution as a plain one, to ``stride²`` pixels at once.
 
     Its result, shuffled to an image (Shi et al., "Real-time single image and video super-resolution
@@ -102,13 +102,13 @@ def subpixel_kernel(weight: Tensor, stride: int, padding: int) -> Tensor:
         ``(out·stride², in, 2r + 1, 2r + 1)``, for a padding of r.
     """
     size = weight.shape[-1]
-    before = reach(size, stride, padding) * stride - padding
-    wanted = (2 * reach(size, stride, padding) + 1) * stride
+    before = kernel_radius(size, stride, padding) * stride - padding
+    wanted = (2 * kernel_radius(size, stride, padding) + 1) * stride
     padded = pad(weight, (before, wanted - before - size) * 2)
     taps = padded.unflatten(3, (-1, stride)).unflatten(2, (-1, stride)).flip(2, 4)
     return taps.permute(1, 3, 5, 0, 2, 4).flatten(0, 2).contiguous()
 
 
-def reach(size: int, stride: int, padding: int) -> int:
+def kernel_radius(size: int, stride: int, padding: int) -> int:
     """How many pixels away another one counts."""
     return max((stride - 1 + padding) // stride, (size - 1 - padding) // stride)

@@ -14,22 +14,26 @@ from torch import Tensor
 
 logger = logging.getLogger("pullback")
 
-# Products of a batch before these are captured: smaller parts of a batch come and go.
-_PATIENCE = 4
+# The product of a batch that is recorded: smaller parts of a batch come and go.
+_RECORD_AT = 4
 # Graphs kept, each with the memory of one product.
-_MOST = 4
+_MOST_GRAPHS = 4
 
 
-class Saved(list):
-    """What products need of a batch: tensors, and sizes that depend on the number of samples."""
+class Intermediates(list):
+    """What products need of a batch: tensors, and sizes that depend on the number of samples.
+
+    Attributes:
+        products: how many were taken.
+    """
 
     products = 0
 
 
-# (what is saved, vectors (C, B, n)) → (C, B, m).
-Product = Callable[[Saved, Tensor], Tensor]
-# From work that returns a tensor, what does the same work again, into the same tensor.
-Recording = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
+# (intermediates, vectors (C, B, n)) → (C, B, m).
+Product = Callable[[Intermediates, Tensor], Tensor]
+# Makes of work that returns a tensor what does the same work again, into the same tensor.
+Recorder = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 
 
 def cuda_graph(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -48,6 +52,15 @@ def cuda_graph(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return replay
 
 
+RECORDERS: dict[str, Recorder] = {"cuda": cuda_graph}
+
+
+def record_products(product: Product, device_type: str) -> Product:
+    """The product, recorded and replayed where there is a recorder for that type of device."""
+    recorder = RECORDERS.get(device_type)
+    return product if recorder is None else ReplayedProduct(product, recorder)
+
+
 class ReplayedProduct:
     """A product that is recorded when a batch takes several, and replayed from then on.
 
@@ -59,31 +72,33 @@ class ReplayedProduct:
         record: how it is recorded.
     """
 
-    def __init__(self, product: Product, record: Recording = cuda_graph) -> None:
+    def __init__(self, product: Product, record: Recorder = cuda_graph) -> None:
         self._product, self._record = product, record
         self._replays: dict[Hashable, _Replay] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, saved: Saved, vectors: Tensor) -> Tensor:
+    def __call__(self, intermediates: Intermediates, vectors: Tensor) -> Tensor:
         """The product; the result is the caller's own."""
-        key = _place(vectors), *map(_kind_of, (*saved, vectors))
+        key = _place(vectors), *map(_kind_of, (*intermediates, vectors))
         # What is copied to in inference mode could not be copied to outside of it.
         with torch.inference_mode(False), torch.no_grad(), self._lock:
             if key in self._replays:
                 replay = self._replays[key] = self._replays.pop(key)  # now the latest
-                return replay(saved, vectors)
-            result = self._product(saved, vectors)
-            saved.products += 1
-            if saved.products == _PATIENCE:
-                self._try(key, saved, vectors, result)
+                return replay(intermediates, vectors)
+            result = self._product(intermediates, vectors)
+            intermediates.products += 1
+            if intermediates.products == _RECORD_AT:
+                self._try(key, intermediates, vectors, result)
             return result
 
-    def _try(self, key: Hashable, saved: Saved, vectors: Tensor, expected: Tensor) -> None:
+    def _try(
+        self, key: Hashable, intermediates: Intermediates, vectors: Tensor, expected: Tensor
+    ) -> None:
         try:
             with torch.cuda.device_of(vectors):
-                replay = _Replay(self._product, self._record, saved, vectors)
+                replay = _Replay(self._product, self._record, intermediates, vectors)
             tolerance = torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max()
-            if not ((replay(saved, vectors) - expected).abs() <= tolerance).all():
+            if not ((replay(intermediates, vectors) - expected).abs() <= tolerance).all():
                 raise RuntimeError("a replay differs from the product itself")
         # Whatever recording trips over, the product can still be had as it is.
         except Exception as error:
@@ -91,25 +106,29 @@ class ReplayedProduct:
             logger.info("the map's products are not replayed as CUDA graphs: %s", reason)
             return
         self._replays[key] = replay
-        if len(self._replays) > _MOST:
+        if len(self._replays) > _MOST_GRAPHS:
             del self._replays[next(iter(self._replays))]
 
 
 class _Replay:
     """A recorded product, and the tensors that it reads; others are copied there first."""
 
-    def __init__(self, product: Product, record: Recording, saved: Saved, vectors: Tensor) -> None:
-        self._saved = Saved(x.clone() if isinstance(x, Tensor) else x for x in saved)
+    def __init__(
+        self, product: Product, record: Recorder, intermediates: Intermediates, vectors: Tensor
+    ) -> None:
+        self._intermediates = Intermediates(
+            x.clone() if isinstance(x, Tensor) else x for x in intermediates
+        )
         self._vectors = vectors.clone()
-        self._copied = weakref.ref(saved)
-        self._replay = record(lambda: product(self._saved, self._vectors))
+        self._copied = weakref.ref(intermediates)
+        self._replay = record(lambda: product(self._intermediates, self._vectors))
 
-    def __call__(self, saved: Saved, vectors: Tensor) -> Tensor:
-        if self._copied() is not saved:
-            for own, new in zip(self._saved, saved, strict=True):
+    def __call__(self, intermediates: Intermediates, vectors: Tensor) -> Tensor:
+        if self._copied() is not intermediates:
+            for own, new in zip(self._intermediates, intermediates, strict=True):
                 if isinstance(own, Tensor):
                     own.copy_(new)
-            self._copied = weakref.ref(saved)
+            self._copied = weakref.ref(intermediates)
         self._vectors.copy_(vectors)
         return self._replay().clone()
 

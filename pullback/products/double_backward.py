@@ -1,14 +1,18 @@
 """J v and Jᵀ u by autograd, for whatever it can differentiate twice."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import group_norm, hardsigmoid
+from torch.overrides import TorchFunctionMode
 
 from ..arguments import require_finite
 from .blocks import MAX_BLOCK, by_blocks
-from .precision import float32_proper
+from .precision import SharedContext, full_precision
 
 NOT_FINITE = "the map returned NaN or infinite values"
 
@@ -34,62 +38,123 @@ class AutogradLinearization:
     def __init__(
         self, function: Callable[[Tensor], Tensor], x: Tensor, differentiable: bool = False
     ) -> None:
-        self._differentiable = differentiable
-        # Fused attention kernels cannot be differentiated twice; the plain one can.
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            sdpa_kernel(SDPBackend.MATH),
-            float32_proper(x.device),
-        ):
-            if differentiable:
-                self._x = x if x.requires_grad else x.detach().requires_grad_()
+        self._differentiable, self._batched = differentiable, True
+        with double_backward_settings(x.device):
+            if differentiable and x.requires_grad:
+                self._x = x.contiguous()
             else:
-                self._x = x.detach().clone().requires_grad_()
+                self._x = x.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
             self._y = function(self._x)
         require_finite(self._y, NOT_FINITE)
         # Jᵀu as a function of u, for `jvp`; made when first needed.
         self._u: Tensor | None = None
         self._transposed: Tensor | None = None
 
-    def restricted(self, index: slice | Tensor) -> None:  # noqa: ARG002
-        """Autograd's graph of a batch is that of all of its samples."""
+    @property
+    def y(self) -> Tensor:
+        """f(x), ``(B, M)``."""
+        return self._y.detach()
+
+    def restrict(self, index: slice | Tensor) -> None:  # noqa: ARG002
+        """Nothing: autograd's graph of a batch is that of all of its samples."""
         return
 
     def vjp(self, u: Tensor) -> Tensor:
         """Jᵀu: ``(B, M, C) → (B, N, C)``."""
-        return self._columnwise(self._y, self._x, u)
+        return self._pull(self._y, self._x, u)
 
     def jvp(self, v: Tensor) -> Tensor:
         """Jv: ``(B, N, C) → (B, M, C)``."""
         if self._u is None or self._transposed is None:
-            with torch.inference_mode(False), torch.enable_grad():
-                self._u = torch.zeros_like(self._y).requires_grad_()
+            with double_backward_settings(v.device):
+                # At 0, some backward formulas have no derivative: that of logcumsumexp takes log u.
+                u = torch.ones_like(self._y).requires_grad_()
                 (self._transposed,) = torch.autograd.grad(
-                    self._y, self._x, self._u, create_graph=True, materialize_grads=True
+                    self._y, self._x, u, create_graph=True, materialize_grads=True
                 )
-        return self._columnwise(self._transposed, self._u, v)
+                self._u = u
+        return self._pull(self._transposed, self._u, v)
 
-    def _columnwise(self, outputs: Tensor, inputs: Tensor, columns: Tensor) -> Tensor:
+    def _pull(self, outputs: Tensor, inputs: Tensor, columns: Tensor) -> Tensor:
         """The vector-Jacobian product of ``outputs`` with respect to ``inputs``, by column."""
         if not outputs.requires_grad:
             # A map that does not use its input, or a product that no longer depends on u.
             return inputs.new_zeros(*inputs.shape, columns.shape[-1])
         width = max(1, MAX_BLOCK // max(inputs.numel(), outputs.numel()))
-        return by_blocks(lambda block: self._block(outputs, inputs, block), columns, width, inputs)
 
-    def _block(self, outputs: Tensor, inputs: Tensor, block: Tensor) -> Tensor:
-        several = len(block) > 1
-        with torch.inference_mode(False), torch.enable_grad(), float32_proper(block.device):
-            (product,) = torch.autograd.grad(
-                outputs,
-                inputs,
-                (block if several else block[0]).contiguous(),
-                retain_graph=True,
-                create_graph=self._differentiable,
-                is_grads_batched=several,
-                allow_unused=True,
-            )
+        def product(block: Tensor) -> Tensor:
+            if len(block) > 1 and self._batched:
+                try:
+                    return self._differentiate(outputs, inputs, block, is_grads_batched=True)
+                except RuntimeError:  # some backward formulas cannot be batched: column by column
+                    self._batched = False
+            products = [self._differentiate(outputs, inputs, column) for column in block]
+            return torch.stack(products)
+
+        with double_backward_settings(columns.device):
+            return by_blocks(product, columns, width, inputs)
+
+    def _differentiate(
+        self, outputs: Tensor, inputs: Tensor, vectors: Tensor, is_grads_batched: bool = False
+    ) -> Tensor:
+        (product,) = torch.autograd.grad(
+            outputs,
+            inputs,
+            vectors.contiguous(),
+            retain_graph=True,
+            create_graph=self._differentiable,
+            is_grads_batched=is_grads_batched,
+            allow_unused=True,
+        )
         if product is None:  # outputs do not depend on inputs after all
-            return inputs.new_zeros(len(block), *inputs.shape)
-        return product if several else product.unsqueeze(0)
+            return inputs.new_zeros(*vectors.shape[: vectors.ndim - outputs.ndim], *inputs.shape)
+        return product
+
+
+@contextmanager
+def double_backward_settings(device: torch.device) -> Iterator[None]:
+    """Where a function runs that is to be differentiated twice, by autograd in full precision.
+
+    Attention takes the plain kernel, as the fused ones have no second derivative; what has none in
+    PyTorch is computed from operations that have; no layer refuses a batch of one.
+    """
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        _PLAIN_ATTENTION,
+        full_precision(device),
+        ReplacedFunctions({group_norm: _group_norm, hardsigmoid: _hardsigmoid}),
+    ):
+        yield
+
+
+class ReplacedFunctions(TorchFunctionMode):
+    """PyTorch's functions replaced by others, wherever they are called."""
+
+    def __init__(self, replaced: dict[Callable[..., Any], Callable[..., Any]]) -> None:
+        super().__init__()
+        self._replaced = replaced
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        return self._replaced.get(func, func)(*args, **(kwargs or {}))
+
+
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002
+    result = (input + 3).clamp(0, 6) / 6
+    return input.copy_(result) if inplace else result
+
+
+def _group_norm(
+    input: Tensor,  # noqa: A002
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Of groups of one value as well, which PyTorch refuses in a batch of one sample only."""
+    return torch.group_norm(input, num_groups, weight, bias, eps)
+
+
+_PLAIN_ATTENTION = SharedContext(lambda: sdpa_kernel(SDPBackend.MATH))

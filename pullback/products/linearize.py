@@ -1,15 +1,25 @@
 """The derivative of a function at a point, by captured graphs where there can be any."""
 
+import weakref
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..arguments import require_finite
 from .cache import Linearization
-from .captured import CapturedLinearization, Trace, traces_of
 from .double_backward import NOT_FINITE, AutogradLinearization
-from .precision import float32_proper
+from .fallback import log_uncaptured, relative_distance, rounding_tolerance
+
+# Captured functions kept for a map, which may be called with events of several shapes.
+_MOST = 16
+# A captured function is trusted as long as it deviates from autograd by so many times what it did
+# at first, or so many rounding errors: attributes in Python that were changed show as more.
+_TIMES, _ROUNDING_ERRORS = 16, 64
+
+# By owner; None stands for a function that cannot be captured.
+_CAPTURED: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
 
 
 def linearize(
@@ -20,42 +30,115 @@ def linearize(
     key: Hashable,
     owner: object,
 ) -> Linearization:
-    """The derivative of ``function(x, *shared, *samplewise)`` at x, traced if that can be done.
+    """The derivative of ``function(x, *shared, *samplewise)`` at x, captured if that can be done.
 
-    A trace knows nothing of attributes in Python that the function reads. So the function is also
-    called as it is, for the first and the last sample: if the trace returns something else, it is
-    made anew.
+    Graphs know nothing of attributes in Python that the function reads. So the function and its
+    derivative are also computed as they are, for the first and the last sample: if the graphs
+    give something else, they are captured anew.
 
     Args:
         function: ``(B, N) → (B, M)``, sample by sample.
         x: ``(B, N)``.
         shared, samplewise: further tensors that it depends on; the latter are ``(B, …)``.
-        key: what else a trace depends on.
-        owner: whose function it is; traces are kept as long as it lives.
+        key: what else a graph depends on.
+        owner: whose function it is; captured functions are kept as long as it lives.
 
     Raises:
         ValueError: ``function`` returned NaN or infinite values.
     """
-    traces = traces_of(owner)
-    # Not in inference mode: neither tracing nor what the function may keep for later would work.
-    with torch.inference_mode(False), torch.no_grad(), float32_proper(x.device):
-        ends = [0, len(x) - 1]
-        few = function(x[ends], *shared, *(t[ends] for t in samplewise))
-        layout = [(t.shape, t.dtype, t.device) for t in (x[0], *shared)]
+    # Not in inference mode: neither capturing nor what the function may keep for later would work.
+    with torch.inference_mode(False), torch.no_grad():
+        x = x.detach().contiguous()
+        captured = _linearize_captured(function, x, shared, samplewise, key, owner)
+        if captured is not None:
+            return captured
+        return AutogradLinearization(lambda x: function(x, *shared, *samplewise), x)
+
+
+def _linearize_captured(
+    function: Callable[..., Tensor],
+    x: Tensor,
+    shared: Sequence[Tensor],
+    samplewise: Sequence[Tensor],
+    key: Hashable,
+    owner: object,
+) -> Linearization | None:
+    """The derivative by graphs that autograd confirms; None if there are none."""
+    shapes = [(t.shape[1:], t.dtype) for t in samplewise]
+    key = key, x.shape[1], x.dtype, x.device, *((t.shape, t.dtype) for t in shared), *shapes
+    kept = captured_functions(owner)
+    if kept.get(key, key) is None:
+        return None
+    try:
+        witness = _Witness(function, x, shared, samplewise)
         for _ in range(2):
-            trace = traces.get(
-                (key, *layout), lambda: Trace(function, x, few.shape[1], shared, samplewise)
-            )
-            if trace is None:
-                break
-            traced = CapturedLinearization(trace, x, shared, samplewise)
-            require_finite(traced.y, NOT_FINITE)
-            if _agree(traced.y[ends], few):
-                return traced
-            traces.forget((key, *layout))
-    return AutogradLinearization(lambda x: function(x, *shared, *samplewise), x)
+            if key not in kept:
+                kept[key] = None  # until it can be
+                kept[key] = _capture(function, x, witness.y.shape[1], shared, samplewise)
+            linearization = kept[key].linearize(function, x, shared, samplewise)
+            require_finite(linearization.y, NOT_FINITE)
+            if witness.confirms(linearization, kept[key]):
+                return linearization
+            del kept[key]
+    except Exception as error:  # whatever capturing trips over, autograd may do without
+        log_uncaptured(error)
+    return None
 
 
-def _agree(a: Tensor, b: Tensor) -> bool:
-    tolerance = torch.finfo(b.dtype).eps ** 0.5 * b.abs().max()
-    return a.shape == b.shape and bool(((a - b).abs() <= tolerance).all())
+def captured_functions(owner: object) -> dict[Hashable, Any]:
+    """Those kept for an owner, by what they depend on; the oldest is left out if there are many."""
+    kept = _CAPTURED.setdefault(owner, {})
+    if len(kept) > _MOST:
+        del kept[next(iter(kept))]
+    return kept
+
+
+def _capture(*arguments: Any) -> Any:
+    # Imported here: it rests on parts of PyTorch that are not public, and may be missing.
+    from .captured import CapturedFunction
+
+    return CapturedFunction(*arguments)
+
+
+class _Witness:
+    """f and Jᵀu of the first and the last sample, as autograd computes them.
+
+    Attributes:
+        y: ``(1 or 2, M)``.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        x: Tensor,
+        shared: Sequence[Tensor],
+        samplewise: Sequence[Tensor],
+    ) -> None:
+        self.samples = torch.tensor([0, len(x) - 1][: len(x)], device=x.device)
+        linearization = AutogradLinearization(
+            lambda some: function(some, *shared, *(t[self.samples] for t in samplewise)),
+            x[self.samples],
+        )
+        self.y = linearization.y
+        # Any u will do that makes no difference between outputs.
+        generator = torch.Generator().manual_seed(0)
+        self.u = torch.randn(*self.y.shape, 1, generator=generator).to(self.y)
+        self.Jtu = linearization.vjp(self.u)
+
+    def confirms(self, linearization: Any, captured: Any) -> bool:
+        """Whether a captured function gives the same; it remembers how far it was off at first."""
+        dtype = self.y.dtype
+        some = linearization.restrict(self.samples)
+        if some is None:
+            u = self.u.new_zeros(*linearization.y.shape, 1).index_copy(0, self.samples, self.u)
+            Jtu = linearization.vjp(u)[self.samples]
+        else:
+            Jtu = some.vjp(self.u)
+        distance = max(
+            relative_distance(linearization.y[self.samples], self.y),
+            relative_distance(Jtu, self.Jtu),
+        )
+        if captured.tolerance is None:
+            allowed = max(_TIMES * distance, _ROUNDING_ERRORS * torch.finfo(dtype).eps)
+            captured.tolerance = min(allowed, rounding_tolerance(dtype))
+        return distance <= captured.tolerance

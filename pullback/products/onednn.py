@@ -1,19 +1,37 @@
-"""Known weights in a traced product, packed once for oneDNN on a CPU.
+"""Weights in a captured product, packed once for oneDNN on a CPU.
 
 oneDNN works on weights in a layout of its own, and with the channels of a pixel side by side. Left
 to itself, PyTorch rearranges both in every call, which costs more than some of the convolutions,
 and leaves matrix products to a library that is slower on some processors.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from .convolutions import as_matrix, overlapped, patches, reach, subpixel_kernel
+from .convolutions import (
+    extract_patches,
+    flatten_kernel,
+    kernel_radius,
+    make_subpixel_kernel,
+    sum_patches,
+)
 
+logger = logging.getLogger("pullback")
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
+
+# What packing rests on, and is not public.
+_PRIVATE = (
+    "_convolution_pointwise",
+    "_convolution_transpose_pointwise",
+    "_linear_pointwise",
+    "_reorder_convolution_transpose_weight",
+    "_reorder_convolution_weight",
+    "_reorder_linear_weight",
+)
 
 # oneDNN computes so many channels at a time, also where there are fewer.
 _LANES = 16
@@ -84,7 +102,10 @@ def pack(graph: fx.Graph, linear: set[fx.Node], varying: set[fx.Node]) -> None:
     From there on images have the channels of a pixel side by side, and so have the factors of what
     is ``linear``. Nothing is done where oneDNN has no such layers.
     """
-    if torch.backends.mkldnn.is_available() and hasattr(mkldnn, "_linear_pointwise"):
+    missing = [name for name in _PRIVATE if not hasattr(mkldnn, name)]
+    if missing:
+        logger.info("weights are not packed for oneDNN: PyTorch lacks mkldnn.%s", missing[0])
+    elif torch.backends.mkldnn.is_available():
         _pack_matrices(graph, varying)
         _pack_convolutions(graph, linear, varying)
 
@@ -106,9 +127,7 @@ def _pack_convolutions(graph: fx.Graph, linear: set[fx.Node], varying: set[fx.No
     if not chosen or graph.find_nodes(op="call_function", target=aten.as_strided.default):
         return
     for node in graph.nodes:
-        if node.target in (aten.view.default, aten._unsafe_view.default):
-            node.target = aten.reshape.default
-        elif node in linear and node not in chosen:
+        if node in linear and node not in chosen:
             for factor in set(node.all_input_nodes) - linear:
                 _channels_last(node, factor)
     for node in chosen:
@@ -157,7 +176,7 @@ def _wastes_lanes(node: Any) -> bool:
         and all(d == 1 and k - 2 * p + more == s for d, more in zip(dilation, extra, strict=True))
     )
     lanes, shuffled = (-(-n // _LANES) for n in (channels, channels * s**2))
-    return fits and shuffled * (2 * reach(k, s, p) + 1) ** 2 < lanes * k**2
+    return fits and shuffled * (2 * kernel_radius(k, s, p) + 1) ** 2 < lanes * k**2
 
 
 def _linear(graph: fx.Graph, x: fx.Node, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
@@ -169,23 +188,23 @@ def _become_matrix_product(node: Any) -> None:
     x, weight, bias, stride, padding, _, transposed, output_padding, _ = node.args
     graph, kernel = node.graph, _shape(weight)[2:]
     with graph.inserting_before(node):
-        matrix = graph.call_function(as_matrix, (weight, transposed))
+        matrix = graph.call_function(flatten_kernel, (weight, transposed))
         if transposed:
             rows = graph.call_function(aten.permute.default, (x, [0, 2, 3, 1]))
         else:
-            rows = graph.call_function(patches, (x, kernel, stride, padding))
+            rows = graph.call_function(extract_patches, (x, kernel, stride, padding))
         product = _linear(graph, rows, matrix, bias)
     if transposed:
-        node.target, node.args = overlapped, (product, kernel, stride, padding, output_padding)
+        node.target, node.args = sum_patches, (product, kernel, stride, padding, output_padding)
     else:
         node.target, node.args = aten.permute.default, (product, [0, 3, 1, 2])
 
 
 def _become_subpixels(node: Any) -> None:
     x, weight, bias, (stride, _), (padding, _), dilation, _, _, groups = node.args
-    graph, r = node.graph, reach(_shape(weight)[-1], stride, padding)
+    graph, r = node.graph, kernel_radius(_shape(weight)[-1], stride, padding)
     with graph.inserting_before(node):
-        kernel = graph.call_function(subpixel_kernel, (weight, stride, padding))
+        kernel = graph.call_function(make_subpixel_kernel, (weight, stride, padding))
     with graph.inserting_after(node):
         image = graph.call_function(aten.pixel_shuffle.default, (node, stride))
     image.meta = node.meta

@@ -1,4 +1,4 @@
-"""Surgery on FX graphs of ATen operations: what tracing does to them, and cuts them into."""
+"""Passes over captured graphs of ATen operations, and the parts that they are cut into."""
 
 import operator
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .capture import UntraceableError
+from .capture import CaptureError
 
 aten = torch.ops.aten
 
@@ -23,23 +23,40 @@ _NO_OPS = {
 }
 
 
+def relax_views(graph: fx.Graph) -> None:
+    """Take any memory layout where views were taken: several columns come in one of their own."""
+    for node in _list_calls(graph):
+        if node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default
+
+
 def replace_mutations(graph: fx.Graph) -> None:
-    """Replace operations in place on what is not used otherwise, such as ``relu_``."""
-    for node in _calls(graph):
+    """Replace operations in place, such as ``relu_``, by those that return a new tensor.
+
+    Whatever used the tensor later on uses their result already. What used it earlier must not have
+    kept a view of its memory.
+
+    Raises:
+        CaptureError: the memory may be that of another tensor as well.
+    """
+    for node in _list_calls(graph):
         if not node.target._schema.is_mutable:
             continue
         changed = node.args[0]
         name = node.target._schema.name.removeprefix("aten::")
         functional = getattr(aten, name.removesuffix("_"), None)
         replacement = getattr(functional, node.target._overloadname, None)
-        fresh = len(changed.users) == 1 and not _may_be_seen_elsewhere(changed)
-        if not (fresh and replacement):
-            raise UntraceableError(f"{name} changes a tensor that is used elsewhere")
+        others = [user for user in changed.users if user is not node]
+        shared = _may_be_seen_elsewhere(changed) or any(map(_may_be_seen_elsewhere, others))
+        if shared or replacement is None:
+            raise CaptureError(f"{name} changes a tensor that is used elsewhere")
         node.target = replacement
 
 
 def _may_be_seen_elsewhere(node: Any) -> bool:
     """Whether the node's memory is that of an input or another node."""
+    if node.op == "output":
+        return False
     if node.target is operator.getitem:
         return _may_be_seen_elsewhere(node.args[0])
     if not isinstance(node.target, torch._ops.OpOverload):
@@ -49,7 +66,7 @@ def _may_be_seen_elsewhere(node: Any) -> bool:
 
 def drop_no_ops(graph: fx.Graph) -> None:
     """Drop copies, and views with the shape that was there already."""
-    for node in _calls(graph):
+    for node in _list_calls(graph):
         if node.target in _NO_OPS and node.meta["layout"] == node.args[0].meta["layout"]:
             node.replace_all_uses_with(node.args[0])
     graph.eliminate_dead_code()
@@ -57,10 +74,10 @@ def drop_no_ops(graph: fx.Graph) -> None:
 
 def merge_scalings(graph: fx.Graph, linear: set[fx.Node]) -> None:
     """(t·a)·b becomes t·(a·b) where t is linear in the vector and a, b are not."""
-    for node in _calls(graph):
-        outer, inner = _factors(node, linear), None
+    for node in _list_calls(graph):
+        outer, inner = _find_factors(node, linear), None
         if outer is not None:
-            inner = _factors(outer[0], linear)
+            inner = _find_factors(outer[0], linear)
         if inner is None or outer is None or len(outer[0].users) > 1:
             continue
         (t, a), b = inner, outer[1]
@@ -79,8 +96,8 @@ def multiply_in_place(graph: fx.Graph, linear: set[fx.Node]) -> None:
 
     Memory for a large result costs more than the multiplication.
     """
-    for node in _calls(graph):
-        factors = _factors(node, linear)
+    for node in _list_calls(graph):
+        factors = _find_factors(node, linear)
         if factors is None:
             continue
         t, a = factors
@@ -89,7 +106,7 @@ def multiply_in_place(graph: fx.Graph, linear: set[fx.Node]) -> None:
             node.target, node.args = aten.mul_.Tensor, (t, a)
 
 
-def _factors(node: Any, linear: set[fx.Node]) -> tuple[Any, Any] | None:
+def _find_factors(node: Any, linear: set[fx.Node]) -> tuple[Any, Any] | None:
     """(t, a) if the node is t·a with t linear in the vector and a tensor a that is not."""
     if node.target is not aten.mul.Tensor or not all(isinstance(a, fx.Node) for a in node.args):
         return None
@@ -97,12 +114,12 @@ def _factors(node: Any, linear: set[fx.Node]) -> tuple[Any, Any] | None:
     return (t, a) if t in linear and a not in linear else None
 
 
-def _calls(graph: fx.Graph) -> list[Any]:
+def _list_calls(graph: fx.Graph) -> list[Any]:
     """The nodes that call an ATen operation; untyped, for their arguments may be anything."""
     return [node for node in graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
 
 
-def dependents(graph: fx.Graph, roots: set[fx.Node]) -> set[fx.Node]:
+def find_dependents(graph: fx.Graph, roots: set[fx.Node]) -> set[fx.Node]:
     """The roots and all that is computed from them, but for the graph's output."""
     found = set(roots)
     for node in graph.nodes:
@@ -111,7 +128,7 @@ def dependents(graph: fx.Graph, roots: set[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def between(root: fx.Node, end: fx.Node, linear: set[fx.Node]) -> list[fx.Node]:
+def find_between(root: fx.Node, end: fx.Node, linear: set[fx.Node]) -> list[fx.Node]:
     """The nodes of ``linear`` that ``end`` needs, in order, and the root."""
     needed, stack = {root}, [end]
     while stack:
@@ -122,14 +139,14 @@ def between(root: fx.Node, end: fx.Node, linear: set[fx.Node]) -> list[fx.Node]:
     return [node for node in root.graph.nodes if node in needed]
 
 
-def inputs_of(part: list[fx.Node], results: list[fx.Node]) -> list[fx.Node]:
+def find_inputs(part: list[fx.Node], results: list[fx.Node]) -> list[fx.Node]:
     """What the part uses, or its results are, and it does not compute, in a fixed order."""
     inside = set(part)
     used = dict.fromkeys([*(a for node in part for a in node.all_input_nodes), *results])
     return [node for node in used if node not in inside]
 
 
-def compiled(
+def extract(
     root: torch.nn.Module,
     part: Iterable[fx.Node],
     output: fx.node.Argument,

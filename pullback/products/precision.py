@@ -1,27 +1,62 @@
-"""What float32 means to the libraries that compute products."""
+"""Settings of PyTorch under which products would be those of another function, put aside.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+They belong to the process, and several threads may compute at the same time: the first to come
+changes them, the last to go restores them.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
+_backends: Any = torch.backends
+# By type of device, whose float32 settings there are.
+PLACES: dict[str, tuple[Any, ...]] = {
+    "cpu": (_backends.mkldnn.conv, _backends.mkldnn.matmul, _backends.mkldnn.rnn),
+    "cuda": (_backends.cudnn.conv, _backends.cudnn.rnn, _backends.cuda.matmul),
+}
 _FULL = ("ieee", "none")
 
 
-@contextmanager
-def float32_proper(device: torch.device) -> Iterator[None]:
-    """Convolutions and matrix products in float32 proper on that device, whatever the settings.
+class SharedContext:
+    """A context that threads are in together: the first opens it, the last closes it."""
 
-    cuDNN computes convolutions in TF32 unless told, with an error of 1e-3, and users allow more of
-    the kind to make training faster. Krylov methods would find eigenpairs of something else.
+    def __init__(self, open_context: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._open, self._count = open_context, 0
+        self._lock, self._opened = threading.Lock(), ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._count == 0:
+                self._opened.enter_context(self._open())
+            self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._count -= 1
+            if self._count == 0:
+                self._opened.close()
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Convolutions and matrix products in full float32 on that device, whatever the settings.
+
+    cuDNN computes convolutions in TF32 unless told, with an error of 1e-3; users allow more of the
+    kind, or autocast, to make training faster. Krylov methods would find eigenpairs of something
+    else.
     """
-    backends: Any = torch.backends
-    places = {
-        "cpu": (backends.mkldnn.conv, backends.mkldnn.matmul, backends.mkldnn.rnn),
-        "cuda": (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul),
-    }.get(device.type, ())
-    lowered = [(place, place.fp32_precision) for place in places]
+    shared = _SHARED.setdefault(device.type, SharedContext(lambda: _raise_settings(device.type)))
+    has_autocast = torch.amp.is_autocast_available(device.type)
+    with shared, torch.autocast(device.type, enabled=False) if has_autocast else nullcontext():
+        yield
+
+
+@contextmanager
+def _raise_settings(device_type: str) -> Iterator[None]:
+    lowered = [(place, place.fp32_precision) for place in PLACES.get(device_type, ())]
     lowered = [(place, setting) for place, setting in lowered if setting not in _FULL]
     try:
         for place, _ in lowered:
@@ -30,3 +65,6 @@ def float32_proper(device: torch.device) -> Iterator[None]:
     finally:
         for place, setting in lowered:
             place.fp32_precision = setting
+
+
+_SHARED: dict[str, SharedContext] = {}

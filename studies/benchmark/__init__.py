@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import pullback as pb
 from models import datasets, training
 from models.vae import VAE, ConvVAE
-from pullback.products.precision import float32_proper
+from pullback.products.precision import full_precision
 
 from . import report, scaling
 from .comparison import EXACT, K, compare, dense, encoder_of, methods, truth
@@ -49,7 +49,7 @@ def benchmark(
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda', but PyTorch finds no such device here; take 'cpu'")
     where = torch.device(device)
-    with float32_proper(where):  # plain forwards too
+    with full_precision(where):  # plain forwards too
         _benchmark(where, Path(out), checkpoint, quick, seed)
 
 

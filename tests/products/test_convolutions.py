@@ -10,7 +10,13 @@ from torch.nn.functional import conv2d, conv_transpose2d, pixel_shuffle
 import pullback as pb
 from pullback.products import linearize
 from pullback.products.captured import CapturedLinearization
-from pullback.products.convolutions import as_matrix, overlapped, patches, reach, subpixel_kernel
+from pullback.products.convolutions import (
+    extract_patches,
+    flatten_kernel,
+    kernel_radius,
+    make_subpixel_kernel,
+    sum_patches,
+)
 from tests.conftest import dense_jacobian
 
 CONVOLUTIONS = {
@@ -104,7 +110,7 @@ def test_a_convolution_is_a_matrix_of_its_patches(kernel, stride, data):
     x = torch.randn(2, 3, height, width, dtype=torch.float64)
     weight = torch.randn(5, 3, kernel, kernel, dtype=torch.float64)
     sizes = [kernel] * 2, [stride] * 2, [padding] * 2
-    rows = patches(x, *sizes) @ as_matrix(weight, False).mT
+    rows = extract_patches(x, *sizes) @ flatten_kernel(weight, False).mT
     expected = conv2d(x, weight, stride=stride, padding=padding)
     torch.testing.assert_close(rows.permute(0, 3, 1, 2), expected)
 
@@ -119,8 +125,8 @@ def test_a_transposed_convolution_is_a_sum_of_patches(kernel, stride, height, wi
     assume(min(sides) > 0)
     x = torch.randn(2, 5, height, width, dtype=torch.float64)
     weight = torch.randn(5, 3, kernel, kernel, dtype=torch.float64)
-    rows = x.permute(0, 2, 3, 1) @ as_matrix(weight, True).mT
-    image = overlapped(rows, [kernel] * 2, [stride] * 2, [padding] * 2, [more] * 2)
+    rows = x.permute(0, 2, 3, 1) @ flatten_kernel(weight, True).mT
+    image = sum_patches(rows, [kernel] * 2, [stride] * 2, [padding] * 2, [more] * 2)
     sizes = {"stride": stride, "padding": padding, "output_padding": more}
     torch.testing.assert_close(image, conv_transpose2d(x, weight, **sizes))
 
@@ -133,7 +139,9 @@ def test_a_transposed_convolution_is_a_convolution_to_subpixels(stride, padding,
     x = torch.randn(2, 5, 3, 4, dtype=torch.float64)
     weight = torch.randn(5, 3, kernel, kernel, dtype=torch.float64)
     plain = conv2d(
-        x, subpixel_kernel(weight, stride, padding), padding=reach(kernel, stride, padding)
+        x,
+        make_subpixel_kernel(weight, stride, padding),
+        padding=kernel_radius(kernel, stride, padding),
     )
     sizes = {"stride": stride, "padding": padding, "output_padding": more}
     torch.testing.assert_close(pixel_shuffle(plain, stride), conv_transpose2d(x, weight, **sizes))

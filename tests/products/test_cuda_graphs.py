@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import pullback as pb
-from pullback.products.cuda_graphs import ReplayedProduct, Saved
+from pullback.products.cuda_graphs import Intermediates, ReplayedProduct
 from tests.conftest import ConvEncoder
 
 
-def product(saved: Saved, vectors: torch.Tensor) -> torch.Tensor:
-    matrix, factor = saved
+def product(intermediates: Intermediates, vectors: torch.Tensor) -> torch.Tensor:
+    matrix, factor = intermediates
     return factor * vectors @ matrix
 
 
@@ -25,9 +25,9 @@ def again(work):
     return replay
 
 
-def batch(seed: int, size: int = 3) -> Saved:
+def batch(seed: int, size: int = 3) -> Intermediates:
     generator = torch.Generator().manual_seed(seed)
-    return Saved([torch.randn(4, 5, generator=generator), size])
+    return Intermediates([torch.randn(4, 5, generator=generator), size])
 
 
 def test_replays_are_the_product_whatever_batch_comes_next():
@@ -41,10 +41,10 @@ def test_replays_are_the_product_whatever_batch_comes_next():
     one, other, smaller = batch(0), batch(1), batch(2, 2)
     results = []
     for step in range(30):
-        saved = (one, one, one, other, smaller, one)[step % 6]
+        intermediates = (one, one, one, other, smaller, one)[step % 6]
         with torch.inference_mode(step % 4 > 1):
-            vectors = torch.randn(1, saved[1], 4)
-            results.append((replayed(saved, vectors), product(saved, vectors)))
+            vectors = torch.randn(1, intermediates[1], 4)
+            results.append((replayed(intermediates, vectors), product(intermediates, vectors)))
         if step == 20:
             one = batch(3)  # takes the place of what was copied before
     assert len(recorded) == 2  # for each of the two shapes that came often
@@ -55,10 +55,12 @@ def test_replays_are_the_product_whatever_batch_comes_next():
 def test_only_the_latest_shapes_are_kept():
     replayed = ReplayedProduct(product, again)
     for size in range(1, 8):
-        saved = batch(size, size)
+        intermediates = batch(size, size)
         for _ in range(6):
             vectors = torch.randn(1, size, 4)
-            torch.testing.assert_close(replayed(saved, vectors), product(saved, vectors))
+            torch.testing.assert_close(
+                replayed(intermediates, vectors), product(intermediates, vectors)
+            )
     assert len(replayed._replays) == 4
 
 
@@ -76,11 +78,13 @@ def stale(work):
     [(refused, "operation not permitted when stream is capturing"), (stale, "a replay differs")],
 )
 def test_what_cannot_be_recorded_goes_on_as_it_is(record, reason, caplog):
-    replayed, saved = ReplayedProduct(product, record), batch(0)
+    replayed, intermediates = ReplayedProduct(product, record), batch(0)
     with caplog.at_level("INFO", logger="pullback"):
         for _ in range(10):
             vectors = torch.randn(2, 3, 4)
-            torch.testing.assert_close(replayed(saved, vectors), product(saved, vectors))
+            torch.testing.assert_close(
+                replayed(intermediates, vectors), product(intermediates, vectors)
+            )
     assert len(caplog.records) == 1
     assert reason in caplog.text
     assert "and more" not in caplog.text

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 import pullback as pb
 from pullback.products import MAX_BLOCK, AutogradLinearization, linearize
-from pullback.products.captured import CapturedLinearization, traces_of
+from pullback.products.captured import CapturedLinearization
+from pullback.products.linearize import captured_functions
 from tests.conftest import dense_jacobian
 
 
@@ -75,18 +76,18 @@ LAYERS = {
 }
 
 # Its steps change, in place, what others use.
-UNTRACEABLE = [LAYERS["gru"]]
+UNCAPTURED = [LAYERS["gru"]]
 
 
-def traced(function, x: Tensor) -> CapturedLinearization | AutogradLinearization:
+def captured(function, x: Tensor) -> CapturedLinearization | AutogradLinearization:
     linearization = linearize(function, x, [], [], None, nn.Identity())
-    assert isinstance(linearization, CapturedLinearization) == (function not in UNTRACEABLE)
+    assert isinstance(linearization, CapturedLinearization) == (function not in UNCAPTURED)
     return linearization
 
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("linearized", [AutogradLinearization, traced])
+@pytest.mark.parametrize("linearized", [AutogradLinearization, captured])
 def test_products_against_the_dense_jacobian(name, dtype, linearized):
     layer = LAYERS[name]
     if isinstance(layer, nn.Module):
@@ -102,7 +103,7 @@ def test_products_against_the_dense_jacobian(name, dtype, linearized):
         torch.testing.assert_close(linearization.vjp(u), J.mT @ u, **tolerance)
 
 
-@pytest.mark.parametrize("linearized", [AutogradLinearization, traced])
+@pytest.mark.parametrize("linearized", [AutogradLinearization, captured])
 def test_columns_beyond_a_block_and_no_columns(linearized):
     layer, x = nn.Linear(64, 5), torch.rand(40, 64)
     columns = 2 * MAX_BLOCK // x.numel() + 3
@@ -135,7 +136,7 @@ def test_products_can_be_differentiated():
     assert torch.autograd.gradcheck(products, (x, v, u))
 
 
-def test_a_trace_follows_tensors_and_notices_python():
+def test_a_captured_function_follows_tensors_and_notices_python():
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -164,7 +165,7 @@ def test_a_trace_follows_tensors_and_notices_python():
     assert (slope(encoder), slope(closure)) == (3.0, 3.0)
 
 
-def test_what_cannot_be_traced_is_differentiated_with_one_log_line(caplog):
+def test_what_cannot_be_captured_is_differentiated_with_one_log_line(caplog):
     def branching(x: Tensor) -> Tensor:
         return 2 * x if float(x.detach().sum()) > 0 else 3 * x
 
@@ -179,10 +180,10 @@ def test_what_cannot_be_traced_is_differentiated_with_one_log_line(caplog):
             assert (J @ torch.ones(2, 3, 1)).eq(slope).all()
             assert (J.mT @ torch.ones(2, 3, 1)).eq(slope).all()
     assert len(caplog.records) == 1
-    assert "not traced" in caplog.text
+    assert "not captured" in caplog.text
 
 
-def test_an_operation_in_place_on_what_is_used_elsewhere_is_not_traced(caplog):
+def test_an_operation_in_place_on_what_is_used_elsewhere_is_not_captured(caplog):
     def spoiling(x: Tensor) -> Tensor:
         y = 2 * x
         z = y.view(-1)
@@ -198,21 +199,21 @@ def test_an_operation_in_place_on_what_is_used_elsewhere_is_not_traced(caplog):
 
 def test_eval_mode_batch_norm_and_activations_merge_into_one_scaling():
     net = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4)).eval()
-    trace = traced(net, torch.rand(3, 6))._trace
-    for part in trace.parts:
+    graphs = captured(net, torch.rand(3, 6))._graphs
+    for part in graphs.parts:
         operations = [node for node in part.graph.nodes if node.op == "call_function"]
         assert len(operations) == 3  # a matrix product for each layer, and a scaling between
 
 
-def test_traces_are_not_copied_or_pickled():
+def test_captured_functions_are_not_copied_or_pickled():
     encoder = pb.as_map(nn.Linear(3, 2))
     _ = pb.jacobian(encoder, torch.rand(2, 3)) @ torch.ones(2, 3, 1)
-    assert len(traces_of(encoder)) == 1
-    assert len(traces_of(copy.deepcopy(encoder))) == 0
-    assert len(traces_of(pickle.loads(pickle.dumps(encoder)))) == 0
+    assert len(captured_functions(encoder)) == 1
+    assert len(captured_functions(copy.deepcopy(encoder))) == 0
+    assert len(captured_functions(pickle.loads(pickle.dumps(encoder)))) == 0
 
 
-def test_one_trace_serves_batches_of_any_size():
+def test_one_capture_serves_batches_of_any_size():
     net = nn.Sequential(
         nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 3)
     ).eval()
@@ -224,7 +225,7 @@ def test_one_trace_serves_batches_of_any_size():
         torch.testing.assert_close(J.to_dense(), expected)
         v = torch.rand(size, 72, 1)
         torch.testing.assert_close(J @ v, expected @ v)
-    assert len(traces_of(encoder)) == 1
+    assert len(captured_functions(encoder)) == 1
 
 
 @pytest.mark.parametrize("index", [slice(1, 4), torch.tensor([4, 0]), torch.tensor([True] * 5)])

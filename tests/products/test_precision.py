@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pullback as pb
-from pullback.products.precision import float32_proper
+from pullback.products.precision import full_precision
 from tests.conftest import ConvEncoder
 
 
@@ -35,7 +35,7 @@ def lowered():
 @pytest.mark.parametrize(("device", "setting"), [("cpu", "bf16"), ("cuda", "tf32")])
 def test_settings_are_put_back(device, setting):
     def failing() -> None:
-        with float32_proper(torch.device(device)):
+        with full_precision(torch.device(device)):
             assert precisions(device) == ["ieee"] * 3
             raise KeyError
 
@@ -45,7 +45,7 @@ def test_settings_are_put_back(device, setting):
 
 
 def test_a_device_without_settings_is_left_alone():
-    with float32_proper(torch.device("meta")):
+    with full_precision(torch.device("meta")):
         assert precisions("cpu") == ["bf16"] * 3
 
 
