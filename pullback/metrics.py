@@ -9,7 +9,7 @@ from linear_operator.operators import IdentityLinearOperator, KroneckerProductLi
 from torch import Tensor
 
 from .maps import Map, as_map, ordinary
-from .operators import PREFIX, JacobianOperator, PullbackMetric
+from .operators import PREFIX, JacobianOperator, PullbackMetric, refuse_transforms
 from .sampling import SampleStreams, as_generator
 
 Encoder = Map | Callable[..., Any]
@@ -85,6 +85,7 @@ def sampled_metric(
 def _jacobian(
     fn: Encoder, x: Tensor, batch_dims: int, generator: torch.Generator | None
 ) -> JacobianOperator:
+    refuse_transforms()
     fn = as_map(fn)
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch tensor, got {type(x).__name__}")

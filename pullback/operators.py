@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from linear_operator import LinearOperator, to_linear_operator
+from linear_operator.utils.broadcasting import _matmul_broadcast_shape
 from torch import Tensor
 
+from .indexing import coordinates, entries, keeps_matrix, plain_index, shape_at
 from .maps import Map
 from .products import (
     MAX_BLOCK,
@@ -22,9 +24,66 @@ from .products import (
 
 # Marks the keyword arguments of JacobianOperator that are the map's own tensors.
 PREFIX = "parameter."
+# Private in PyTorch: without it, PyTorch's own words on transforms have to do.
+innermost_transform: Callable[[], object] = getattr(
+    getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None
+)
 
 
-class JacobianOperator(LinearOperator):
+class OperatorOfProducts(LinearOperator):
+    """What both operators share: autograd to any order, and the indices of a tensor."""
+
+    def matmul(self, other: Tensor | LinearOperator) -> Any:
+        """The product with a tensor ``(*batch, N, C)`` or ``(N,)``, or with another operator.
+
+        With gradients enabled it is differentiable any number of times, with respect to ``other``
+        and to all that the operator is made from. It takes less time without them.
+        """
+        native = torch.is_grad_enabled() or in_transform()
+        if isinstance(other, LinearOperator) or not native:
+            return super().matmul(other)
+        # linear_operator's own function differentiates only once.
+        _matmul_broadcast_shape(self.shape, other.shape)
+        return self._matmul(other)
+
+    def _bilinear_derivative(self, left_vecs: Tensor, right_vecs: Tensor) -> tuple:
+        """∂(Σ leftᵀ A right) by each tensor of A, which can be differentiated in its turn."""
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            # Views: where one tensor was made from another, that way is not part of it.
+            parts = [t.view_as(t) if t.requires_grad else t for t in self.representation()]
+            wanted = [part for part in parts if part.requires_grad]
+            product = (left_vecs * self.representation_tree()(*parts)._matmul(right_vecs)).sum()
+            found = iter(
+                torch.autograd.grad(product, wanted, create_graph=again, allow_unused=True)
+                if wanted
+                else ()
+            )
+        return tuple(next(found) if part.requires_grad else None for part in parts)
+
+    def __getitem__(self, index: Any) -> Any:
+        """What a tensor has at this index: an operator where rows and columns remain, or a tensor.
+
+        Raises:
+            IndexError: the index is out of range, or none that :func:`plain_index` knows.
+        """
+        plain = plain_index(index, self.shape, self.device)
+        shape = shape_at(plain, self.shape, self.device)
+        operator = keeps_matrix(plain) and not any(isinstance(part, int) for part in plain[-2:])
+        if shape.numel() == 0:
+            nothing = torch.empty(shape, dtype=self.dtype, device=self.device)
+            return to_linear_operator(nothing) if operator else nothing
+        if keeps_matrix(plain):
+            return super().__getitem__(plain)
+        *batch, row, column = coordinates(plain, self.shape, self.device)
+        return self._get_indices(row, column, *batch)
+
+    def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch: Tensor) -> Tensor:
+        width = MAX_BLOCK // (self.batch_shape.numel() * max(self.shape[-2:]))
+        return entries(self, row_index, col_index, batch, max(1, width))
+
+
+class JacobianOperator(OperatorOfProducts):
     """The Jacobian of a map at x, ``(*batch, M, N)``; products are a JVP and, transposed, a VJP.
 
     Made by :func:`pullback.jacobian`. M counts the entries of [μ; σ], or of μ if the map is
@@ -94,15 +153,16 @@ class JacobianOperator(LinearOperator):
     def _product(self, rhs: Tensor, transposed: bool) -> Tensor:
         if rhs.ndim == 1:
             return self._product(rhs.unsqueeze(-1), transposed).squeeze(-1)
+        refuse_transforms()
         linearization = self._linearization()
         product = linearization.vjp if transposed else linearization.jvp
         return _with_batch_as_columns(product, rhs, self.batch_shape)
 
     def _getitem(self, row_index: Any, col_index: Any, *batch_indices: Any) -> LinearOperator:
         chosen = super()._getitem(row_index, col_index, *batch_indices)
-        index = batch_indices[0] if len(batch_indices) == 1 else None
-        if isinstance(chosen, JacobianOperator) and isinstance(index, slice | Tensor):
-            self.memory.restrict(self._sources(), chosen._sources(), index)
+        one_to_one = len(self.batch_shape) == len(chosen.batch_shape) == 1
+        if isinstance(chosen, JacobianOperator) and one_to_one:
+            self.memory.restrict(self._sources(), chosen._sources(), batch_indices[0])
         return chosen
 
     def _sources(self) -> list[Tensor]:
@@ -113,7 +173,7 @@ class JacobianOperator(LinearOperator):
         flat = self.x.reshape(-1, self.x.shape[-1])
         noise = [] if self.noise is None else [self.noise.reshape(len(flat), -1)]
         inputs = [*self.tensors.values(), *noise]
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (self.x, *inputs)):
+        if torch.is_grad_enabled() and any(t.requires_grad for t in self._sources()):
             return AutogradLinearization(
                 lambda x: self._stacked(x, *inputs), flat, differentiable=True
             )
@@ -148,11 +208,8 @@ class JacobianOperator(LinearOperator):
             return self.mT._matmul(_identity(self, rows)).mT
         return self._matmul(_identity(self, columns))
 
-    def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch: Tensor) -> Tensor:
-        return _entries(self, row_index, col_index, batch)
 
-
-class PullbackMetric(LinearOperator):
+class PullbackMetric(OperatorOfProducts):
     """Jᵀ M J, ``(*batch, N, N)``: the pullback of the metric M along a map with Jacobian J.
 
     Made by :func:`pullback.expected_metric`, :func:`pullback.sampled_metric`, or by hand.
@@ -226,8 +283,20 @@ class PullbackMetric(LinearOperator):
         J = self.jacobian.to_dense()
         return J.mT @ self.weighted(J)
 
-    def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch: Tensor) -> Tensor:
-        return _entries(self, row_index, col_index, batch)
+
+def in_transform() -> bool:
+    """Whether a transform of ``torch.func`` (grad, jvp, vmap, …) is at work."""
+    return innermost_transform() is not None
+
+
+def refuse_transforms() -> None:
+    """Raise a RuntimeError within a transform of ``torch.func``, which says what to write."""
+    if in_transform():
+        raise RuntimeError(
+            "transforms of torch.func (grad, jvp, vmap, …) do not reach through an encoder's "
+            "Jacobian: for gradients write torch.autograd.grad(f(x), x, create_graph=True) with "
+            "x.requires_grad_(), and instead of vmap give the whole batch"
+        )
 
 
 def _weight_for(jacobian: LinearOperator, weight: LinearOperator | Tensor) -> LinearOperator:
@@ -277,22 +346,3 @@ def _identity_blocks(operator: LinearOperator, size: int) -> Iterator[Tensor]:
     for block in index.split(width):
         unit = (index[:, None] == block).to(operator.dtype)
         yield unit.expand(*operator.batch_shape, *unit.shape)
-
-
-def _entries(
-    operator: LinearOperator, row_index: Tensor, col_index: Tensor, batch: tuple[Tensor, ...]
-) -> Tensor:
-    """Single entries, from one product for each row that is asked for."""
-    row_index, col_index, *batch_index = torch.broadcast_tensors(row_index, col_index, *batch)
-    rows, position = row_index.unique(return_inverse=True)
-    width = max(1, MAX_BLOCK // (operator.batch_shape.numel() * max(operator.shape[-2:])))
-    result = torch.zeros(row_index.shape, dtype=operator.dtype, device=operator.device)
-    every_row = torch.arange(operator.shape[-2], device=operator.device)
-    for start in range(0, len(rows), width):
-        block = rows[start : start + width]
-        unit = (every_row[:, None] == block).to(operator.dtype)
-        product = operator._t_matmul(unit.expand(*operator.batch_shape, *unit.shape))
-        inside = (position >= start) & (position < start + width)
-        local = (position - start).clamp(0, len(block) - 1)
-        result = torch.where(inside, product[(*batch_index, col_index, local)], result)
-    return result
