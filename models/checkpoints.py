@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pullback.archive.atomic import move_into_place, temporary_name
+from pullback.archive.configuration import list_differences
 
 from .vae import MLPVAE, VAE, ConvVAE
 
@@ -170,23 +171,9 @@ def _build(path: Path, configuration: dict[str, Any], weights: dict[str, Any]) -
 
 
 def _refuse_other(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    pairs = [
-        (key, part[0].get(key), part[1].get(key))
-        for part in [(old, new), *((old[name], new[name]) for name in ("architecture", "training"))]
-        for key in sorted(part[0].keys() | part[1].keys())
-    ]
-    differences = [
-        f"{key} was {_short(a)} and is {_short(b)}"
-        for key, a, b in pairs
-        if a != b and not isinstance(a, dict)
-    ]
+    differences = list_differences(old, new)
     if differences:
         raise FileExistsError(
             f"{path} holds another training: {'; '.join(differences)}; repeat that training's "
             "settings, delete the file, or give the checkpoint another name"
         )
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) < 40 else text[:12] + "…"

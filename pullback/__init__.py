@@ -1,7 +1,8 @@
 """Matrix-free spectra of the expected pullback metric of an encoder."""
 
-from . import archive, attacks, traces
+from . import archive, attacks, eigen, jobs, traces
 from .eigen import (
+    METHODS,
     ConvergenceWarning,
     EigenPairs,
     RankWarning,
@@ -10,13 +11,16 @@ from .eigen import (
     eigsh,
     svds,
 )
+from .jobs import score_images
 from .maps import Map, as_map
 from .metrics import expected_metric, jacobian, sampled_metric
 from .operators import JacobianOperator, PullbackMetric
 from .scores import Scores, score
 from .traces import Estimate, entropy, trace
+from .version import __version__
 
 __all__ = [
+    "METHODS",
     "ConvergenceWarning",
     "EigenPairs",
     "Estimate",
@@ -27,15 +31,19 @@ __all__ = [
     "Scores",
     "SingularTriplets",
     "WarmStart",
+    "__version__",
     "archive",
     "as_map",
     "attacks",
+    "eigen",
     "eigsh",
     "entropy",
     "expected_metric",
     "jacobian",
+    "jobs",
     "sampled_metric",
     "score",
+    "score_images",
     "svds",
     "trace",
     "traces",

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from . import archive
+from .archive import COLUMNS, merge, read, read_manifest
+from .archive.shards import list_shards
 from .eigen import METHODS, cheapest, expected_products
-from .jobs import FORMATS, Settings, load_encoder, open_images, score_images
+from .jobs import Settings, open_images, score_images
+from .jobs.encoders import load_encoder
+from .jobs.sources import FORMATS
 from .maps import RETURNS
 
 DESCRIPTION = "Robustness scores of images from the pullback metric of one's own encoder."
@@ -102,11 +105,11 @@ def _score(options: Namespace) -> None:
             raise TypeError(f"{error}; on the command line, --returns declares it") from error
         raise
     print(f"{images.count} images are scored; next: pullback merge {options.out}")
-    print("\n".join(_doubts(archive.read(Path(options.out), _DOUBTFUL))))
+    print("\n".join(_doubts(read(Path(options.out), _DOUBTFUL))))
 
 
 def _merge(options: Namespace) -> None:
-    print(f"wrote {archive.merge(Path(options.run))}")
+    print(f"wrote {merge(Path(options.run))}")
 
 
 def _info(options: Namespace) -> None:
@@ -115,9 +118,9 @@ def _info(options: Namespace) -> None:
 
 def summary(run: Path) -> str:
     """What a run holds, as a text: encoder, data, progress, quantiles of the scores, doubts."""
-    manifest = archive.read_manifest(run)
-    files = list(archive.shards(run, manifest))
-    finished = sum(path.exists() for _, _, path in files)
+    manifest = read_manifest(run)
+    files = list(list_shards(run, manifest))
+    finished = sum(shard.path.exists() for shard in files)
     encoder, data, settings = manifest["encoder"], manifest["data"], manifest["score"]
     archived = "merged into archive.h5" if Path(run, "archive.h5").exists() else "not merged yet"
     lines = [
@@ -128,8 +131,8 @@ def summary(run: Path) -> str:
         *_cost_model(manifest),
         f"shards     {finished} of {len(files)} finished, {archived}",
     ]
-    names = [name for name in archive.COLUMNS if name not in ("directions", "label", "file")]
-    columns = archive.read(run, names)
+    names = [name for name in COLUMNS if name not in ("directions", "label", "file")]
+    columns = read(run, names)
     if not columns:
         return "\n".join(lines)
     lines += ["", f"{'':18}{'median':>12}{'5 %':>12}{'95 %':>12}  units"]
@@ -138,7 +141,7 @@ def summary(run: Path) -> str:
             # Values that occur, since there is nothing between −∞ and a number.
             quantiles = np.quantile(values, [0.5, 0.05, 0.95], method="inverted_cdf")
             numbers = "".join(f"{q:12.4g}" for q in quantiles)
-            lines.append(f"{name:18}{numbers}  {archive.COLUMNS[name].units}")
+            lines.append(f"{name:18}{numbers}  {COLUMNS[name].units}")
     return "\n".join([*lines, "", *_doubts(columns)])
 
 

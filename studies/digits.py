@@ -12,7 +12,8 @@ import pullback as pb
 from models import datasets, training
 from models.vae import VAE
 from pullback import archive, cli
-from pullback.jobs import Settings, check_folder, from_array, score_images
+from pullback.archive.manifest import refuse_foreign_folder
+from pullback.jobs import Settings, from_array, score_images
 
 from .pictures import DELTAS, Pictures, attacked
 
@@ -29,7 +30,7 @@ def digits(out: str, beta: float = 0.5, seed: int = 0) -> None:
         seed: of training and scoring; the same seed gives the same numbers.
     """
     run, split = Path(out), datasets.load("digits")
-    check_folder(run)
+    refuse_foreign_folder(run)
     vae = training.train(
         split.train, beta=beta, epochs=EPOCHS, seed=seed, hidden=HIDDEN, latent=LATENT
     )

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 
 from pullback.archive.atomic import move_into_place, temporary_name
-from pullback.archive.hdf5 import opened
+from pullback.archive.configuration import list_differences
+from pullback.archive.hdf5 import open_to_read
 
 TEXT = h5py.string_dtype()  # of any length: xarray reads these as text, and others as bytes
 _LARGE = 1000
@@ -76,7 +77,7 @@ def read(path: Path, layout: Layout) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no {path} to read")
-    with opened(path) as file:
+    with open_to_read(path) as file:
         arrays: dict[str, Any] = {name: file[name][...] for name in layout}
         configuration = json.loads(file.attrs["configuration"])
     for name, array in arrays.items():
@@ -94,12 +95,7 @@ def holds(path: Path, wanted: dict[str, Any]) -> bool:
     """
     if not path.exists():
         return False
-    held = _configuration(path)
-    differences = [
-        f"{name} is {_short(held.get(name))} there and {_short(wanted.get(name))} here"
-        for name in sorted(held.keys() | wanted.keys())
-        if held.get(name) != wanted.get(name)
-    ]
+    differences = list_differences(_configuration(path), wanted)
     if differences:
         raise FileExistsError(
             f"{path} holds other numbers: {'; '.join(differences)}; give another folder, or "
@@ -109,10 +105,5 @@ def holds(path: Path, wanted: dict[str, Any]) -> bool:
 
 
 def _configuration(path: Path) -> dict[str, Any]:
-    with opened(path) as file:
+    with open_to_read(path) as file:
         return json.loads(file.attrs["configuration"])
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 80 else f"{text[:76]} …"

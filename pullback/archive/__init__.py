@@ -5,21 +5,8 @@ A run is a folder with ``manifest.json``, ``shards/part-000000.h5`` and so on an
 ``engine="h5netcdf"``: data sets in the root group along the dimensions ``sample`` and ``rank``.
 """
 
-from .atomic import delete_leftovers, write_text
-from .columns import COLUMNS, FORMAT
-from .manifest import Shard, read_manifest, shards
-from .run import merge, read, verify_shard, write
+from .columns import COLUMNS, Column
+from .manifest import read_manifest
+from .run import merge, read
 
-__all__ = [
-    "COLUMNS",
-    "FORMAT",
-    "Shard",
-    "delete_leftovers",
-    "merge",
-    "read",
-    "read_manifest",
-    "shards",
-    "verify_shard",
-    "write",
-    "write_text",
-]
+__all__ = ["COLUMNS", "Column", "merge", "read", "read_manifest"]

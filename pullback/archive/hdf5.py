@@ -57,7 +57,7 @@ def verify(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     Raises:
         ValueError: the file is damaged, or its columns have other shapes.
     """
-    with opened(path) as file:
+    with open_to_read(path) as file:
         found = {name: file[name].shape for name in COLUMNS if name in file}
         if found != shapes:
             raise ValueError(f"{path} holds {found}, not {shapes}")
@@ -70,12 +70,12 @@ def verify(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
 
 def read(path: Path, names: Iterable[str] = COLUMNS) -> dict[str, NDArray]:
     """Columns of a file, those of the names that it has."""
-    with opened(path) as file:
+    with open_to_read(path) as file:
         return {name: file[name][...] for name in names if name in file}
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
+def open_to_read(path: Path) -> Iterator[h5py.File]:
     """The file, for reading; what HDF5 says of a damaged one becomes a ValueError."""
     try:
         with h5py.File(path, "r") as file:

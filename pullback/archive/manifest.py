@@ -1,13 +1,12 @@
-"""What a run was made from, and which shards it consists of."""
+"""The manifest of a run: what the run was made from, written once and never changed."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .atomic import delete_leftovers, write_text
 from .columns import FORMAT
-
-Shard = tuple[int, int, Path]
+from .configuration import list_differences
 
 
 def read_manifest(run: Path) -> dict[str, Any]:
@@ -32,13 +31,36 @@ def read_manifest(run: Path) -> dict[str, Any]:
     return manifest
 
 
-def shards(run: Path, manifest: dict[str, Any]) -> Iterator[Shard]:
-    """First sample, last sample plus one, and file of every shard, finished or not."""
-    count, size = manifest["data"]["count"], manifest["shard_size"]
-    for number, start in enumerate(range(0, count, size)):
-        yield start, min(start + size, count), Path(run, "shards", f"part-{number:06d}.h5")
+def start_or_resume(run: Path, manifest: dict[str, Any]) -> None:
+    """Make the folder of a run with this manifest, or see that it holds this very run.
+
+    Raises:
+        FileExistsError: it holds another run; the message says what differs.
+    """
+    if Path(run, "manifest.json").exists():
+        differences = list_differences(read_manifest(run), manifest)
+        if differences:
+            raise FileExistsError(
+                f"{run} holds another run: {'; '.join(differences)}; give another folder, or "
+                "repeat that run's settings to resume it"
+            )
+    run.mkdir(parents=True, exist_ok=True)
+    delete_leftovers(run)
+    write_text(Path(run, "manifest.json"), json.dumps(manifest, indent=2) + "\n")
+    Path(run, "shards").mkdir(exist_ok=True)
+    delete_leftovers(Path(run, "shards"))
 
 
-def as_json(configuration: dict[str, Any]) -> str:
-    """A configuration as it is stored in files."""
-    return json.dumps(configuration, sort_keys=True)
+def refuse_foreign_folder(run: Path) -> None:
+    """Refuse what is neither a run, nor empty, nor absent.
+
+    Raises:
+        FileExistsError: the path is a file, or a folder that holds other things.
+    """
+    if run.exists() and not run.is_dir():
+        raise FileExistsError(f"{run} is a file; give a folder for the run")
+    if not run.is_dir() or Path(run, "manifest.json").exists():
+        return
+    # A manifest that was never finished does not count.
+    if any(not path.name.startswith(".manifest.json.") for path in run.iterdir()):
+        raise FileExistsError(f"{run} is not empty and holds no run; give another folder")

@@ -1,11 +1,9 @@
 """A data set scored into a run folder, shard by shard; the same command again resumes it."""
 
 import hashlib
-import json
 import logging
 import warnings
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import archive
+from ..archive.columns import FORMAT
+from ..archive.manifest import refuse_foreign_folder, start_or_resume
+from ..archive.shards import Shard, list_shards, verify_shard, write_shard
 from ..arguments import require_choice, require_integer, usable_device
 from ..eigen import METHODS, ConvergenceWarning, RankWarning, WarmStart
 from ..maps import Map
 from ..sampling import draw_seeds
 from ..scores import score
+from ..version import __version__
 from .sources import Images
 
 log = logging.getLogger("pullback")
@@ -83,21 +84,21 @@ def score_images(
             already fails.
     """
     run, settings = Path(run), settings or Settings()
-    check_folder(run)
+    refuse_foreign_folder(run)
     require_integer("batch_size", batch_size, 1)
     require_integer("shard_size", shard_size, 1)
     target = usable_device(device)
     for module in encoder.modules():
         module.to(target)
-    dtype = _dtype(encoder)
-    outputs = _try_first(encoder, images, settings.k, target, dtype)
+    dtype = _dtype_of(encoder)
+    outputs = _check_first(encoder, images, settings.k, target, dtype)
     manifest = {
-        "format": archive.FORMAT,
+        "format": FORMAT,
         "encoder": {
             **(provenance or {}),
             "returns": encoder.returns,
             "outputs": outputs,
-            "weights": _digest(encoder),
+            "weights": _hash_tensors(encoder),
         },
         "data": {
             "name": images.path.name,
@@ -107,12 +108,12 @@ def score_images(
         },
         "score": {**vars(settings), "dtype": str(dtype).removeprefix("torch.")},
         "shard_size": shard_size,
-        "versions": {"pullback": version("pullback"), "torch": torch.__version__},
+        "versions": {"pullback": __version__, "torch": torch.__version__},
     }
-    _claim(run, manifest)
+    start_or_resume(run, manifest)
 
-    known = _known(images)
-    todo = [shard for shard in archive.shards(run, manifest) if not _is_done(shard, manifest)]
+    described = _describe_images(images)
+    todo = [shard for shard in list_shards(run, manifest) if not _is_finished(shard, manifest)]
     done = images.count - sum(stop - start for start, stop, _ in todo)
     with tqdm(total=images.count, initial=done, unit="image", desc="scoring") as progress:
         for start, stop, path in todo:
@@ -127,23 +128,8 @@ def score_images(
                 batches.append(_score_batch(encoder, x, first, settings, generator, warm))
                 progress.update(last - first)
             columns = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
-            columns |= {name: array[start:stop] for name, array in known.items()}
-            archive.write(path, columns, first_sample=start, configuration=manifest)
-
-
-def check_folder(run: Path) -> None:
-    """Refuse what is neither a run, nor empty, nor absent.
-
-    Raises:
-        FileExistsError: the path is a file, or a folder that holds other things.
-    """
-    if run.exists() and not run.is_dir():
-        raise FileExistsError(f"{run} is a file; give a folder for the run")
-    if not run.is_dir() or Path(run, "manifest.json").exists():
-        return
-    # A manifest that was never finished does not count.
-    if any(not path.name.startswith(".manifest.json.") for path in run.iterdir()):
-        raise FileExistsError(f"{run} is not empty and holds no run; give another folder")
+            columns |= {name: array[start:stop] for name, array in described.items()}
+            write_shard(path, columns, first_sample=start, configuration=manifest)
 
 
 def _score_batch(
@@ -180,7 +166,7 @@ def _score_batch(
     return columns
 
 
-def _known(images: Images) -> dict[str, NDArray]:
+def _describe_images(images: Images) -> dict[str, NDArray]:
     """Labels and file names of all images, where there are any."""
     columns: dict[str, NDArray] = {}
     if images.labels is not None:
@@ -190,14 +176,14 @@ def _known(images: Images) -> dict[str, NDArray]:
     return columns
 
 
-def _dtype(encoder: Map) -> torch.dtype:
+def _dtype_of(encoder: Map) -> torch.dtype:
     """float64 if that is the encoder's own, else float32."""
     tensors = [t for module in encoder.modules() for t in module.parameters()]
     floating = [t.dtype for t in tensors if t.is_floating_point()]
     return torch.float64 if floating and floating[0] == torch.float64 else torch.float32
 
 
-def _try_first(
+def _check_first(
     encoder: Map, images: Images, k: int, device: torch.device, dtype: torch.dtype
 ) -> int:
     """Refuse what can be wrong with encoder and options, before any work; the encoder's outputs."""
@@ -210,8 +196,8 @@ def _try_first(
         raise ValueError(f"{error} (tried on the first images of {images.path})") from error
 
 
-def _digest(encoder: Map) -> str:
-    """Of every parameter and buffer that the encoder uses, wherever it finds them."""
+def _hash_tensors(encoder: Map) -> str:
+    """SHA-256 of every parameter and buffer that the encoder uses, wherever it finds them."""
     sha = hashlib.sha256()
     named = [pair for module in encoder.modules() for pair in module.state_dict().items()]
     for name, tensor in [*named, *(("", tensor) for tensor in encoder.constants())]:
@@ -220,46 +206,13 @@ def _digest(encoder: Map) -> str:
     return sha.hexdigest()
 
 
-def _claim(run: Path, manifest: dict[str, Any]) -> None:
-    """Make the folder, or see that it holds this very run."""
-    if Path(run, "manifest.json").exists():
-        differences = _differences(archive.read_manifest(run), manifest)
-        if differences:
-            raise FileExistsError(
-                f"{run} holds another run: {'; '.join(differences)}; give another folder, or "
-                "repeat that run's settings to resume it"
-            )
-    run.mkdir(parents=True, exist_ok=True)
-    archive.delete_leftovers(run)
-    archive.write_text(Path(run, "manifest.json"), json.dumps(manifest, indent=2) + "\n")
-    Path(run, "shards").mkdir(exist_ok=True)
-    archive.delete_leftovers(Path(run, "shards"))
-
-
-def _is_done(shard: archive.Shard, manifest: dict[str, Any]) -> bool:
+def _is_finished(shard: Shard, manifest: dict[str, Any]) -> bool:
     """Whether a shard is there and whole; one that is not is made again."""
-    if not shard[2].exists():
+    if not shard.path.exists():
         return False
     try:
-        archive.verify_shard(shard, manifest)
+        verify_shard(shard, manifest)
     except ValueError as error:
         log.warning("%s; scoring its images again", error)
         return False
     return True
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs, as sentences like ``score.k was 5 and is 3``."""
-    differences = []
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            differences += _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            differences.append(f"{prefix}{key} was {_short(a)} and is {_short(b)}")
-    return differences
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) < 40 else text[:12] + "…"

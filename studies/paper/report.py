@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pullback.archive import write_text
+from pullback.archive.atomic import write_text
 
 from .. import pictures
 from . import combined, distance, drawing, mixup, optimality_report, published

@@ -9,6 +9,8 @@ import xarray
 
 from pullback import archive
 from pullback.archive import hdf5
+from pullback.archive.atomic import write_text
+from pullback.archive.shards import list_shards, verify_shard, write_shard
 
 
 def columns(count=5, k=3, n=8):
@@ -30,11 +32,11 @@ def make_run(folder, count=5, shard_size=2):
     manifest = {"format": 1, "data": {"count": count}, "shard_size": shard_size}
     manifest |= {"score": {"k": 3}, "encoder": {}, "versions": {}}
     (folder / "shards").mkdir(parents=True)
-    archive.write_text(folder / "manifest.json", json.dumps(manifest))
+    write_text(folder / "manifest.json", json.dumps(manifest))
     table = columns(count)
-    for start, stop, path in archive.shards(folder, manifest):
+    for start, stop, path in list_shards(folder, manifest):
         part = {name: array[start:stop] for name, array in table.items()}
-        archive.write(path, part, first_sample=start, configuration=manifest)
+        write_shard(path, part, first_sample=start, configuration=manifest)
     return table
 
 
@@ -107,15 +109,15 @@ def test_damage_is_noticed_and_nothing_is_published(tmp_path):
 def test_damage_anywhere_is_noticed(tmp_path):
     make_run(tmp_path)
     manifest = archive.read_manifest(tmp_path)
-    shard = next(archive.shards(tmp_path, manifest))
-    whole = shard[2].read_bytes()
+    shard = next(list_shards(tmp_path, manifest))
+    whole = shard.path.read_bytes()
     before = archive.read(tmp_path)
     for offset in range(0, len(whole) - 64, len(whole) // 150):
         raw = bytearray(whole)
         raw[offset : offset + 64] = bytes(b ^ 0xFF for b in raw[offset : offset + 64])
-        shard[2].write_bytes(raw)
+        shard.path.write_bytes(raw)
         try:
-            archive.verify_shard(shard, manifest)
+            verify_shard(shard, manifest)
         except ValueError:
             continue
         # Damage to what is not in use.
@@ -126,13 +128,13 @@ def test_damage_anywhere_is_noticed(tmp_path):
 def test_a_shard_of_another_run_is_not_merged(tmp_path):
     make_run(tmp_path)
     manifest = archive.read_manifest(tmp_path)
-    _, _, path = list(archive.shards(tmp_path, manifest))[1]
+    _, _, path = list(list_shards(tmp_path, manifest))[1]
     part = {name: array[2:4] for name, array in columns().items()}
     for first, configuration in ((2, manifest | {"score": {"k": 9}}), (0, manifest)):
-        archive.write(path, part, first_sample=first, configuration=configuration)
+        write_shard(path, part, first_sample=first, configuration=configuration)
         with pytest.raises(ValueError, match=r"part-000001\.h5 belongs to another run"):
             archive.merge(tmp_path)
-    archive.write(path, part, first_sample=2, configuration=manifest)
+    write_shard(path, part, first_sample=2, configuration=manifest)
     assert archive.merge(tmp_path).exists()
 
 
@@ -154,7 +156,7 @@ def test_a_manifest_of_another_format(tmp_path):
 def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5, "verify", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        archive.write(tmp_path / "a.h5", columns())
+        write_shard(tmp_path / "a.h5", columns())
     assert list(tmp_path.iterdir()) == []
 
 

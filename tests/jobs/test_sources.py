@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pullback.jobs import from_array, open_images, read_idx
+from pullback.jobs import from_array, open_images
+from pullback.jobs.sources import read_idx
 
 
 def write_idx(path, array):

@@ -152,13 +152,16 @@ def test_other_settings_do_not_go_on_from_a_partial_training(tmp_path):
         training.train(Interrupted(x, 1), **settings)
     kept = (tmp_path / "vae.safetensors.partial").read_bytes()
     for change, message in [
-        ({"beta": 2.0}, r"partial holds another training: beta was 1\.0 and is 2\.0; repeat"),
-        ({"latent": 5}, "another training: latent was 4 and is 5;"),
-        ({"facts": {"dataset": "x"}}, "another training: dataset was None and is x;"),
+        (
+            {"beta": 2.0},
+            r"partial holds another training: training\.beta was 1\.0 and is 2\.0; repeat",
+        ),
+        ({"latent": 5}, r"another training: architecture\.latent was 4 and is 5;"),
+        ({"facts": {"dataset": "x"}}, r"another training: training\.dataset was absent and is x;"),
     ]:
         with pytest.raises(FileExistsError, match=message):
             training.train(Interrupted(x, 3), **settings | change)
-    with pytest.raises(FileExistsError, match=r"another training: images was .* and is "):
+    with pytest.raises(FileExistsError, match=r"another training: training\.images was .* and is "):
         training.train(x, **settings)
     assert (tmp_path / "vae.safetensors.partial").read_bytes() == kept
     assert len(list(tmp_path.iterdir())) == 1
@@ -169,9 +172,11 @@ def test_nothing_is_trained_over_another_file(tmp_path):
     settings = {"epochs": 1, "checkpoint": path, **SMALL}
     training.train(x, **settings)
     finished = path.read_bytes()
-    with pytest.raises(FileExistsError, match=r"holds another training: seed was 0 and is 1; "):
+    with pytest.raises(
+        FileExistsError, match=r"holds another training: training\.seed was 0 and is 1; "
+    ):
         training.train(x, seed=1, **settings)
-    with pytest.raises(FileExistsError, match="holds another training: images was"):
+    with pytest.raises(FileExistsError, match=r"holds another training: training\.images was"):
         training.train(x + 1e-3, **settings)
     assert path.read_bytes() == finished
     path.write_text("text")

@@ -113,7 +113,7 @@ def test_the_same_again_computes_nothing(few, finished, capsys):
 
 
 def test_another_configuration_is_refused(few, finished):
-    with pytest.raises(FileExistsError, match="seed is 0 there and 1 here; give another folder"):
+    with pytest.raises(FileExistsError, match="seed was 0 and is 1; give another folder"):
         optimality.optimality(str(finished), quick=True, seed=1)
     assert not few
 

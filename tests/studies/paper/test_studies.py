@@ -81,14 +81,14 @@ def test_celeba_is_attacked(fast, tmp_path, capsys):
 def test_other_settings_are_refused(finished, fast, capsys):
     folder = finished / "digits"
     for option, message in (
-        (("--seed", 1), "seed is 0 there and 1 here"),
-        (("--count", 3), "vaes is [[0.01, 0.0], [0.1, 0.0]"),
-        (("--images", 7), "images is 12 there and 7 here"),
+        (("--seed", 1), "seed was 0 and is 1"),
+        (("--count", 3), "vaes was [[0.01, 0.0], [0.1, 0.0]"),
+        (("--images", 7), "images was 12 and is 7"),
     ):
         assert run("beta", "--quick", "--out", folder, *option) == 1
         assert message in capsys.readouterr().err
     assert run("gallery", "--quick", "--out", folder, "--seed", 1) == 1
-    assert "holds other numbers: seed is 0 there and 1 here" in capsys.readouterr().err
+    assert "holds other numbers: seed was 0 and is 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
