@@ -54,6 +54,17 @@ def dense_jacobian(fn: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return jacobian.movedim(1, 0).flatten(2)
 
 
+def stacked(
+    encoder: Callable[[Tensor], tuple[Tensor, Tensor | None]],
+) -> Callable[[Tensor], Tensor]:
+    """F = [μ; σ], or μ alone, of a map or the like as one function ``(B, *event) → (B, M)``."""
+
+    def apply(x: Tensor) -> Tensor:
+        return torch.cat([part.flatten(1) for part in encoder(x) if part is not None], 1)
+
+    return apply
+
+
 def prescribed(matrices: Tensor) -> Callable[[Tensor], Tensor]:
     """A map whose Jacobian at any x of sample i is ``matrices[i]``; sample i holds i in x[0]."""
 

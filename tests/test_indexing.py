@@ -1,6 +1,7 @@
 """An operator has at any index what the dense matrix has there, or refuses what that refuses."""
 
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,19 +27,21 @@ def operator_and_dense(kind: str, batch: tuple[int, ...]) -> tuple[LinearOperato
     encoder = pb.as_map(SmoothEncoder(5, 2, dtype=torch.float64), "mean_logvar")
     decoder = pb.as_map(SmoothEncoder(2, 3, dtype=torch.float64), "mean_logvar")
     x = torch.rand(*batch, 5, dtype=torch.float64)
-    dims = {"batch_dims": len(batch)}
+    dims = len(batch)
     if kind in ("jacobian", "transposed"):
-        J = pb.jacobian(encoder, x, **dims)
+        J = pb.jacobian(encoder, x, batch_dims=dims)
         operator: LinearOperator = J if kind == "jacobian" else J.mT
     elif kind == "sampled":
-        operator = pb.sampled_metric(encoder, x, **dims)
+        operator = pb.sampled_metric(encoder, x, batch_dims=dims)
     else:
-        operator = pb.expected_metric(encoder, x, decoder if kind == "combined" else None, **dims)
+        operator = pb.expected_metric(
+            encoder, x, decoder if kind == "combined" else None, batch_dims=dims
+        )
     with torch.no_grad():
         return operator, operator.to_dense()
 
 
-def compare(kind: str, batch: tuple[int, ...], index: object) -> None:
+def compare(kind: str, batch: tuple[int, ...], index: Any) -> None:
     operator, dense = operator_and_dense(kind, batch)
     with torch.no_grad():
         try:

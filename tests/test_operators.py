@@ -16,7 +16,7 @@ from linear_operator.utils.warnings import NumericalWarning
 from torch import Tensor, nn
 
 import pullback as pb
-from tests.conftest import SmoothEncoder, dense_jacobian
+from tests.conftest import SmoothEncoder, dense_jacobian, stacked
 
 # linear_operator gathers entries with sparse matrices, whose checks it leaves unset.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
@@ -40,11 +40,11 @@ class _DenseJacobian:
         return pb.JacobianOperator(x.requires_grad_(), **kwargs)
 
     def _dense(self, J: pb.JacobianOperator) -> Tensor:
-        def stacked(x: Tensor) -> Tensor:
-            return torch.cat(J.fn(x.reshape(1, -1), J.tensors), dim=1)[0]
+        def outputs(x: Tensor) -> Tensor:
+            return stacked(lambda x: J.fn(x, J.tensors))(x.reshape(1, -1))[0]
 
         rows = [
-            torch.autograd.functional.jacobian(stacked, row, create_graph=True)
+            torch.autograd.functional.jacobian(outputs, row, create_graph=True)
             for row in J.x.reshape(-1, J.x.shape[-1])
         ]
         return torch.stack(rows).reshape(*J.shape)
@@ -210,11 +210,7 @@ def test_gradients_reach_the_input_and_the_parameters(batch):
     wanted = [x, *encoder.parameters()]
     quadratic = (v * (metric @ v)).sum()
     ours = torch.autograd.grad(quadratic, wanted, allow_unused=True, materialize_grads=True)
-
-    def half(x):
-        mean, std = pb.as_map(encoder, "mean_logvar")(x)
-        return torch.cat([mean, std], 1)
-
+    half = stacked(pb.as_map(encoder, "mean_logvar"))
     flat_x, flat_v = x.reshape(-1, 6), v.reshape(-1, 6)
     _, pushed = torch.autograd.functional.jvp(half, flat_x, flat_v, create_graph=True)
     theirs = torch.autograd.grad(
@@ -250,12 +246,12 @@ def test_combined_metric_is_equation_11(stochastic_encoder, stochastic_decoder, 
 
     flat = x.reshape(-1, 9)
     z = encoder(flat)[0].detach()
-    J_z = [dense_jacobian(lambda z, i=i: decoder(z)[i], z) for i in range(1 + stochastic_decoder)]
-    G_z = sum(J.mT @ J for J in J_z)
-    J_x = [
-        dense_jacobian(lambda x, i=i: encoder(x)[i], flat) for i in range(1 + stochastic_encoder)
-    ]
-    expected = sum(J.mT @ G_z @ J for J in J_x).reshape(*batch, 9, 9).detach()
+    J_z = dense_jacobian(stacked(decoder), z)
+    assert J_z.shape[1] == 9 * (1 + stochastic_decoder)
+    G_z = J_z.mT @ J_z
+    J_x = dense_jacobian(stacked(encoder), flat).split(3, dim=1)
+    assert len(J_x) == 1 + stochastic_encoder
+    expected = torch.stack([J.mT @ G_z @ J for J in J_x]).sum(0).reshape(*batch, 9, 9).detach()
     torch.testing.assert_close(metric.to_dense(), expected)
     torch.testing.assert_close(metric.trace(), expected.diagonal(dim1=-2, dim2=-1).sum(-1))
     v = torch.rand(*batch, 9, 2, dtype=torch.float64)

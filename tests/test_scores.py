@@ -1,6 +1,7 @@
 """`score` against dense float64, its memory, and its independence of the batch."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,13 +12,13 @@ from torch.utils._pytree import tree_leaves
 import pullback as pb
 from models.vae import MLPVAE
 from pullback.products.linearize import captured_functions
-from tests.conftest import ConvEncoder, SmoothEncoder, dense_jacobian
+from tests.conftest import ConvEncoder, SmoothEncoder, dense_jacobian, stacked
 from tests.traces.test_spectra import exact_entropy
 
 METHODS = ["auto", "dual", "golub-kahan"]
 
 
-def mlp() -> tuple[nn.Module, Tensor]:
+def mlp() -> tuple[MLPVAE, Tensor]:
     """The paper's encoder, N = 784 and 2d = 64, with batch statistics that are not trivial."""
     vae = MLPVAE((1, 28, 28))
     vae.train()
@@ -33,7 +34,7 @@ def conv() -> tuple[nn.Module, Tensor]:
     return encoder.eval(), torch.rand(4, 3, 32, 32)
 
 
-ENCODERS = {"mlp": mlp, "conv": conv}
+ENCODERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {"mlp": mlp, "conv": conv}
 
 
 def as_encoder(net: nn.Module) -> pb.Map:
@@ -42,7 +43,7 @@ def as_encoder(net: nn.Module) -> pb.Map:
 
 def dense_root(net: nn.Module, x: Tensor) -> Tensor:
     encoder = as_encoder(copy.deepcopy(net).double())
-    return dense_jacobian(lambda x: torch.cat(encoder(x), 1), x.double()).detach()
+    return dense_jacobian(stacked(encoder), x.double()).detach()
 
 
 def check(scores: pb.Scores, root: Tensor) -> None:
@@ -111,10 +112,10 @@ def test_no_tensor_of_n_by_n_elements_is_ever_made(name, method, combined):
     net, x = ENCODERS[name]()
     x = torch.rand(64, *x.shape[1:])
     n = x[0].numel()
-    if combined and name == "conv":
-        decoder = nn.Sequential(nn.Linear(16, n), nn.Sigmoid())
-    else:
-        decoder = net.decode if combined else None
+    decoder: Callable[[Tensor], Tensor] | None = None
+    if combined:
+        widen = nn.Sequential(nn.Linear(16, n), nn.Sigmoid())
+        decoder = net.decode if isinstance(net, MLPVAE) else widen
     with LargestTensor() as watched:
         pb.score(as_encoder(net), x, decoder=decoder, method=method)
     assert 64 * n <= watched.numel < n * n
@@ -210,7 +211,8 @@ class Remembering(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer, self.table = nn.Linear(6, 4), None
+        self.layer = nn.Linear(6, 4)
+        self.table: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.table is None:

@@ -9,7 +9,7 @@ from .columns import FORMAT
 from .configuration import list_differences
 
 
-def read_manifest(run: Path) -> dict[str, Any]:
+def read_manifest(run: str | Path) -> dict[str, Any]:
     """What a run was made from.
 
     Raises:

@@ -14,7 +14,7 @@ from .manifest import read_manifest
 from .shards import list_shards, verify_shard
 
 
-def merge(run: Path) -> Path:
+def merge(run: str | Path) -> Path:
     """Gather all shards of a finished run into ``archive.h5``, and return its path.
 
     Raises:
@@ -44,7 +44,7 @@ def merge(run: Path) -> Path:
     return archive
 
 
-def read(run: Path, names: Iterable[str] = COLUMNS) -> dict[str, NDArray]:
+def read(run: str | Path, names: Iterable[str] = COLUMNS) -> dict[str, NDArray]:
     """Columns of a run, from ``archive.h5`` or else from its finished shards, in order.
 
     Args:

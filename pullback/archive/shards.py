@@ -20,7 +20,7 @@ class Shard(NamedTuple):
     path: Path
 
 
-def list_shards(run: Path, manifest: dict[str, Any]) -> Iterator[Shard]:
+def list_shards(run: str | Path, manifest: dict[str, Any]) -> Iterator[Shard]:
     """All shards that a run consists of, finished or not, in order."""
     count, size = manifest["data"]["count"], manifest["shard_size"]
     for number, start in enumerate(range(0, count, size)):

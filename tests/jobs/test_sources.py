@@ -181,4 +181,5 @@ def test_damaged_or_unsuitable_folders(tmp_path):
 def test_the_files_of_mnist(data_folder):
     images = open_images(data_folder / "MNIST" / "t10k-images-idx3-ubyte.gz")
     assert (images.count, images.event_shape) == (10_000, (1, 28, 28))
+    assert images.labels is not None
     assert set(images.labels) == set(range(10))

@@ -1,5 +1,7 @@
 """CelebA from a folder in its layout, made here with Pillow."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from models import training
 from models.celeba import CelebA
 from models.vae import ConvVAE
 
-SMALL = {"filters": (4, 4, 4, 4, 8), "units": (16, 16), "latent": 4}
+SMALL: dict[str, Any] = {"filters": (4, 4, 4, 4, 8), "units": (16, 16), "latent": 4}
 
 
 @pytest.fixture
@@ -57,9 +59,10 @@ def test_gray_images_have_three_channels_too(folder):
     torch.testing.assert_close(CelebA(folder)[torch.tensor([0])], torch.full((1, 3, 64, 64), 0.2))
 
 
-def test_training_streams_and_resumes(folder, tmp_path):
+def test_training_streams_and_resumes(folder, tmp_path, monkeypatch):
     """The same weights as from a tensor, after an interruption too."""
-    data, settings = CelebA(folder), {"epochs": 3, "batch_size": 5, **SMALL}
+    data = CelebA(folder)
+    settings: dict[str, Any] = {"epochs": 3, "batch_size": 5, **SMALL}
     expected = training.train(data[torch.arange(9)], ConvVAE, **settings).state_dict()
     read, reads = data._read, []
 
@@ -69,7 +72,7 @@ def test_training_streams_and_resumes(folder, tmp_path):
             raise KeyboardInterrupt
         return read(index)
 
-    data._read = interrupted
+    monkeypatch.setattr(data, "_read", interrupted)
     path = tmp_path / "vae.safetensors"
     with pytest.raises(KeyboardInterrupt):
         training.train(data, ConvVAE, checkpoint=path, **settings)
@@ -78,7 +81,8 @@ def test_training_streams_and_resumes(folder, tmp_path):
 
 
 def test_another_list_of_images_is_another_training(folder, tmp_path):
-    path, settings = tmp_path / "vae.safetensors", {"epochs": 1, **SMALL}
+    path = tmp_path / "vae.safetensors"
+    settings: dict[str, Any] = {"epochs": 1, **SMALL}
     training.train(CelebA(folder), ConvVAE, checkpoint=path, **settings)
     (folder / "img_align_celeba" / "000002.jpg").unlink()
     with pytest.raises(FileExistsError, match=r"holds another training: training\.images was"):

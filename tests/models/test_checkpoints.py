@@ -1,6 +1,7 @@
 """Checkpoints: they rebuild what was trained, or say why not."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 from models import checkpoints, datasets, training
 from models.vae import MLPVAE, ConvVAE
 
-SMALL = {"hidden": (32, 16), "latent": 4}
+SMALL: dict[str, Any] = {"hidden": (32, 16), "latent": 4}
 SMALL_CONVOLUTIONS = {"filters": (8, 16), "units": (16, 32), "latent": 8}
 
 

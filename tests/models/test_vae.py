@@ -15,13 +15,15 @@ def widths(module: nn.Module) -> list[tuple[int, int]]:
     return [(m.in_features, m.out_features) for m in module.modules() if isinstance(m, nn.Linear)]
 
 
-def filters(module: nn.Module, kind: type[nn.Module]) -> list[tuple[int, int]]:
+def filters(
+    module: nn.Module, kind: type[nn.Conv2d] | type[nn.ConvTranspose2d]
+) -> list[tuple[int, int]]:
     return [(m.in_channels, m.out_channels) for m in module.modules() if isinstance(m, kind)]
 
 
-def normalised(part: nn.Sequential) -> list[type[nn.Module]]:
+def normalised(part: nn.Module) -> list[type[nn.Module]]:
     """What comes right before each tanh."""
-    layers = list(part)
+    layers = list(part.children())
     return [type(layers[i - 1]) for i, layer in enumerate(layers) if isinstance(layer, nn.Tanh)]
 
 
@@ -50,7 +52,7 @@ def test_the_decoder_has_the_maps_of_the_encoder_in_reverse():
     vae = ConvVAE().eval()
     shapes: dict[nn.Module, list[torch.Size]] = {vae.features: [], vae.decoder: []}
     for part, seen in shapes.items():
-        for layer in part:
+        for layer in part.children():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 layer.register_forward_hook(lambda *call, seen=seen: seen.append(call[-1].shape))
     x = torch.rand(1, 3, 64, 64)

@@ -107,7 +107,7 @@ def test_the_betas_of_the_paper():
 
 def test_what_a_sweep_refuses(tmp_path, capsys):
     out = ["sweep", "--dataset", "digits", "--out", tmp_path / "sweep"]
-    for options, message in [
+    refused: list[tuple[list[object], str]] = [
         (["--lowest", 0], "must be positive and finite, in this order, got 0.0 and 10.0"),
         (["--lowest", 11], "in this order, got 11.0 and 10.0"),
         (["--count", 0], "count=0 β from 0.01 to 10.0 make no range"),
@@ -115,7 +115,8 @@ def test_what_a_sweep_refuses(tmp_path, capsys):
         (["--mixup", -1], "the weight of mixup must be 0 or more, and finite, got -1.0"),
         (["--dataset", "cifar"], "data set 'cifar' is not one of"),
         (["--out", __file__], "is a file; name a folder"),
-    ]:
+    ]
+    for options, message in refused:
         assert run(*out, *options) == 1
         assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -27,14 +27,17 @@ def x():
 @pytest.fixture(scope="module")
 def few():
     """Little training of a small VAE, few norms and steps; counts how often it is measured."""
-    calls = []
+    calls: list[int] = []
+
+    def counted(*arguments):
+        calls.append(1)
+        return measure(*arguments)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vaes, "EPOCHS", 1)
         patch.setattr(optimality, "QUICK", EFFORT)
         patch.setattr(optimality, "QUICK_IMAGES", 5)
-        patch.setattr(
-            optimality, "measure", lambda *arguments: calls.append(1) or measure(*arguments)
-        )
+        patch.setattr(optimality, "measure", counted)
         yield calls
 
 
@@ -60,9 +63,8 @@ def test_ratios_are_those_of_the_attacks(tmp_path, x):
 
     for i, clip in enumerate((None, (0, 1))):
         for j, eps in enumerate(EFFORT.eps):
-            common = {"eps": eps, "clip": clip, "steps": 6}
-            pgd = PGDAttack(encoder, **common, restarts=2)
-            warm = PGDAttack(encoder, **common, restarts=1, start="eigenvector")
+            pgd = PGDAttack(encoder, eps=eps, clip=clip, steps=6, restarts=2)
+            warm = PGDAttack(encoder, eps=eps, clip=clip, steps=6, restarts=1, start="eigenvector")
             best = torch.maximum(moved(pgd), moved(warm))
             expected = moved(EigenAttack(encoder, eps=eps, clip=clip)) / best
             np.testing.assert_allclose(ratio[i, j], expected.numpy(), rtol=1e-5)

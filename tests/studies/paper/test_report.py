@@ -103,7 +103,9 @@ def test_beside_published_scores(tmp_path):
     read = published.read(path)
     np.testing.assert_allclose(read.error, ours, rtol=1e-8)
     assert published.closest_errors(record, read) == kind
-    text = "\n".join(published.section(*published.matched(record, read)))
+    both = published.matched(record, read)
+    assert both is not None
+    text = "\n".join(published.section(*both))
     assert "| radius: s₁, the largest singular value of J_μ | 1 [1, 1] | 1 | 1 | 1 |" in text
     assert f"| {kind} | 1 [1, 1] | 1 | 1 | 1 |" in text
     assert published.matched(made([2, 3]), read) is None
