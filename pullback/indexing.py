@@ -58,13 +58,17 @@ def coordinates(index: PlainIndex, shape: torch.Size, device: torch.device) -> l
     return [place[index] for place in places]
 
 
-def shape_at(index: PlainIndex, shape: torch.Size, device: torch.device) -> torch.Size:
-    """The shape of a tensor's part at this index.
+def shape_at(index: PlainIndex, shape: torch.Size) -> torch.Size:
+    """The shape of a tensor's part at this index, without such a tensor.
 
     Raises:
         IndexError: its tensors do not broadcast with one another.
     """
-    return torch.empty((), device=device).expand(shape)[index].shape
+    parts = [part.to("meta") if isinstance(part, Tensor) else part for part in index]
+    try:
+        return torch.empty(shape, device="meta")[tuple(parts)].shape
+    except RuntimeError as error:
+        raise IndexError(f"the tensors of {_shown(parts)} do not broadcast") from error
 
 
 def entries(

@@ -68,7 +68,7 @@ class OperatorOfProducts(LinearOperator):
             IndexError: the index is out of range, or none that :func:`plain_index` knows.
         """
         plain = plain_index(index, self.shape, self.device)
-        shape = shape_at(plain, self.shape, self.device)
+        shape = shape_at(plain, self.shape)
         operator = keeps_matrix(plain) and not any(isinstance(part, int) for part in plain[-2:])
         if shape.numel() == 0:
             nothing = torch.empty(shape, dtype=self.dtype, device=self.device)
