@@ -16,7 +16,7 @@ from .eigen import METHODS, cheapest, expected_products
 from .jobs import Settings, open_images, score_images
 from .jobs.encoders import load_encoder
 from .jobs.sources import FORMATS
-from .maps import RETURNS
+from .maps import RETURNS, Pick
 
 DESCRIPTION = "Robustness scores of images from the pullback metric of one's own encoder."
 INTERRUPTED = 130
@@ -61,6 +61,13 @@ def _parser() -> ArgumentParser:
         metavar="{" + ",".join(RETURNS) + "}",
         help="what the encoder returns; not needed for a tensor, a distribution or a map",
     )
+    score.add_argument(
+        "--pick",
+        type=str | int | None,
+        metavar="NAME[,NAME]",
+        help="what to take from what the encoder returns: a key, an attribute or an index, "
+        "or two of them",
+    )
     score.add_argument("--weights", type=str | None, help="safetensors or torch state dictionary")
     score.add_argument("--data", required=True, type=str, help=FORMATS)
     score.add_argument("--out", required=True, type=str, metavar="RUN", help="the run folder")
@@ -88,7 +95,9 @@ def _score(options: Namespace) -> None:
     # An encoder without given weights should be the same one when the run is resumed.
     torch.manual_seed(options.seed)
     images = open_images(options.data)
-    encoder, provenance = load_encoder(options.encoder, options.returns, options.weights)
+    encoder, provenance = load_encoder(
+        options.encoder, options.returns, options.weights, _names(options.pick)
+    )
     try:
         score_images(
             encoder,
@@ -102,10 +111,24 @@ def _score(options: Namespace) -> None:
         )
     except TypeError as error:
         if options.returns is None and "pb.as_map" in str(error):
-            raise TypeError(f"{error}; on the command line, --returns declares it") from error
+            message = (
+                f"{error}; on the command line, --returns declares it, and --pick takes a part"
+            )
+            raise TypeError(message) from error
         raise
     print(f"{images.count} images are scored; next: pullback merge {options.out}")
     print("\n".join(_doubts(read(Path(options.out), _DOUBTFUL))))
+
+
+def _names(pick: str | int | None) -> Pick | None:
+    """A name, an index, or a pair of them separated by a comma."""
+    if pick is None:
+        return None
+    parts = [part.strip() for part in str(pick).split(",")]
+    names = [int(part) if part.removeprefix("-").isdecimal() else part for part in parts]
+    if len(names) > 2 or "" in names:
+        raise ValueError(f"--pick {pick} must be a name, an index, or two separated by a comma")
+    return names[0] if len(names) == 1 else (names[0], names[1])
 
 
 def _merge(options: Namespace) -> None:

@@ -1,6 +1,6 @@
 """The Jacobian and the pullback metrics of an encoder at given inputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,44 +8,59 @@ from linear_operator import LinearOperator
 from linear_operator.operators import IdentityLinearOperator, KroneckerProductLinearOperator
 from torch import Tensor
 
-from .maps import Map, as_map, ordinary
+from .maps import Map, arrange_given, as_map, leave_inference_mode
 from .operators import PREFIX, JacobianOperator, PullbackMetric, refuse_transforms
 from .sampling import SampleStreams, as_generator
 
 Encoder = Map | Callable[..., Any]
 
 
-def jacobian(fn: Encoder, x: Tensor, *, batch_dims: int = 1) -> JacobianOperator:
+def jacobian(
+    fn: Encoder, x: Tensor, *, given: Sequence[Tensor] = (), batch_dims: int = 1
+) -> JacobianOperator:
     """The Jacobian of the stacked map F = [μ; σ] (of μ alone if ``fn`` is deterministic) at x.
+
+    For correlated noise z = μ + Lε, F = [μ; vec L], with the columns of L one after another.
 
     Args:
         fn: a map (see :func:`pullback.as_map`), or a callable returning a tensor or distribution.
         x: ``(*batch, *event)`` with ``batch_dims`` leading batch dimensions.
+        given: further arguments of the map, ``fn(x, *given)``, such as labels, masks or time
+            steps: tensors of any dtype, ``(*batch, …)`` each, constant to the derivative.
         batch_dims: 1 for the usual ``(B, *event)``; 0 for a single sample without batch dimension.
 
     Returns:
         An operator of shape ``(*batch, 2d, N)``, or ``(*batch, d, N)``, with N the size of an event
-        and d that of the mean.
+        and d that of the mean; for correlated noise ε of r numbers, ``(*batch, (1 + r)d, N)``.
 
     Raises:
-        TypeError, ValueError: see :meth:`pullback.maps.Map.check`.
+        TypeError, ValueError: see :meth:`pullback.Map.check`.
     """
-    return _jacobian(fn, x, batch_dims, None)
+    return _jacobian(fn, x, given, batch_dims, None)
 
 
 def expected_metric(
-    encoder: Encoder, x: Tensor, decoder: Encoder | None = None, *, batch_dims: int = 1
+    encoder: Encoder,
+    x: Tensor,
+    decoder: Encoder | None = None,
+    *,
+    given: Sequence[Tensor] = (),
+    batch_dims: int = 1,
 ) -> PullbackMetric:
     """G = J_μᵀ M J_μ + J_σᵀ M J_σ, the pullback metric expected over the encoder's noise.
 
     M is the identity (Khan & Storkey 2023, Eq. 4) or, with a decoder, the decoder's own expected
-    pullback metric at z = μ(x) (Eq. 11, Appendix B; a deterministic decoder has no J_σ term).
+    pullback metric at z = μ(x) (Eq. 11, Appendix B; a deterministic decoder has no J_σ term). For
+    correlated noise z = μ + Lε there is a term for each column of L, in place of that of σ.
 
     Args:
         encoder: a map (see :func:`pullback.as_map`), or a callable returning a tensor or
             distribution.
         x: ``(*batch, *event)`` with ``batch_dims`` leading batch dimensions.
         decoder: likewise; it takes the encoder's mean.
+        given: further arguments of both maps, ``encoder(x, *given)`` and ``decoder(z, *given)``,
+            such as the labels of a conditional VAE: tensors of any dtype, ``(*batch, …)`` each,
+            constant to the derivative.
         batch_dims: 1 for the usual ``(B, *event)``; 0 for a single sample without batch dimension.
 
     Returns:
@@ -54,36 +69,46 @@ def expected_metric(
         Python attributes: make a new metric after that.
 
     Raises:
-        TypeError, ValueError: see :meth:`pullback.maps.Map.check`.
+        TypeError, ValueError: see :meth:`pullback.Map.check`.
     """
     encoder = as_map(encoder)
-    J = _jacobian(encoder, x, batch_dims, None)
+    J = _jacobian(encoder, x, given, batch_dims, None)
     if decoder is None:
         return PullbackMetric(J)
     batch, event = x.shape[:batch_dims], x.shape[batch_dims:]
-    mean, std = encoder(x.reshape(-1, *event))
+    mean, std = encoder(x.reshape(-1, *event), *arrange_given(given, x, batch_dims))
     weight: LinearOperator = expected_metric(
-        decoder, mean.reshape(*batch, *mean.shape[1:]), batch_dims=batch_dims
+        decoder, mean.reshape(*batch, *mean.shape[1:]), given=given, batch_dims=batch_dims
     )
-    if std is not None:
-        both = IdentityLinearOperator(2, batch_shape=batch, dtype=x.dtype, device=x.device)
-        weight = KroneckerProductLinearOperator(both, weight)
+    if std is not None:  # one block for the mean, and one for σ or for each column of L
+        blocks = J.num_outputs // mean[0].numel()
+        each = IdentityLinearOperator(blocks, batch_shape=batch, dtype=x.dtype, device=x.device)
+        weight = KroneckerProductLinearOperator(each, weight)
     return PullbackMetric(J, weight)
 
 
 def sampled_metric(
-    encoder: Encoder, x: Tensor, *, generator: torch.Generator | None = None, batch_dims: int = 1
+    encoder: Encoder,
+    x: Tensor,
+    *,
+    given: Sequence[Tensor] = (),
+    generator: torch.Generator | None = None,
+    batch_dims: int = 1,
 ) -> PullbackMetric:
     """G_ε = (J_μ + ε⊙J_σ)ᵀ(J_μ + ε⊙J_σ) for one draw of ε ~ N(0, I) per sample (Sec. 3.1).
 
     Its expectation is :func:`expected_metric`. Arguments and errors as there; ``generator`` seeds
     ε (without one, the seed is 0), and a sample's ε does not depend on the batch it comes in.
     """
-    return PullbackMetric(_jacobian(encoder, x, batch_dims, as_generator(generator)))
+    return PullbackMetric(_jacobian(encoder, x, given, batch_dims, as_generator(generator)))
 
 
 def _jacobian(
-    fn: Encoder, x: Tensor, batch_dims: int, generator: torch.Generator | None
+    fn: Encoder,
+    x: Tensor,
+    given: Sequence[Tensor],
+    batch_dims: int,
+    generator: torch.Generator | None,
 ) -> JacobianOperator:
     refuse_transforms()
     fn = as_map(fn)
@@ -91,22 +116,24 @@ def _jacobian(
         raise TypeError(f"x must be a torch tensor, got {type(x).__name__}")
     if not 0 <= batch_dims < max(x.ndim, 1):
         raise ValueError(f"batch_dims={batch_dims} leaves no event in x of shape {tuple(x.shape)}")
-    x = ordinary(x)
+    x = leave_inference_mode(x)
     batch, event = x.shape[:batch_dims], x.shape[batch_dims:]
     samples = x.reshape(batch.numel(), *event)
-    signature = fn.check(samples)
+    given = [leave_inference_mode(tensor) for tensor in arrange_given(given, x, batch_dims)]
+    signature = fn.check(samples, given)
     num_outputs = signature.num_outputs
-    noise: tuple[Tensor, ...] = ()
-    if generator is not None and signature.stochastic:
+    samplewise = [tensor.reshape(*batch, tensor[0].numel()) for tensor in given]
+    if generator is not None and signature.num_noises:
         num_outputs = signature.mean_shape.numel()
-        drawn = SampleStreams(len(samples), generator).normal(num_outputs, like=x)
-        noise = (drawn.reshape(*batch, num_outputs),)
+        noise = SampleStreams(len(samples), generator).normal(signature.num_noises, like=x)
+        samplewise.append(noise.reshape(*batch, signature.num_noises))
     parameters: dict[str, Any] = {PREFIX + name: tensor for name, tensor in fn.tensors().items()}
     return JacobianOperator(
         x.reshape(*batch, event.numel()),
-        *noise,
+        *samplewise,
         fn=fn,
         event_shape=event,
         num_outputs=num_outputs,
+        given_shapes=tuple(tensor.shape[1:] for tensor in given),
         **parameters,
     )

@@ -13,7 +13,7 @@ from linear_operator.utils.broadcasting import _matmul_broadcast_shape
 from torch import Tensor
 
 from .indexing import coordinates, entries, keeps_matrix, plain_index, shape_at
-from .maps import Map
+from .maps import Map, combine_noise, stack
 from .products import (
     MAX_BLOCK,
     AutogradLinearization,
@@ -87,14 +87,16 @@ class JacobianOperator(OperatorOfProducts):
     """The Jacobian of a map at x, ``(*batch, M, N)``; products are a JVP and, transposed, a VJP.
 
     Made by :func:`pullback.jacobian`. M counts the entries of [μ; σ], or of μ if the map is
-    deterministic, or of the sample μ + ε⊙σ if ``noise`` is given.
+    deterministic, or of the sample z = μ + ε⊙σ if there is noise.
 
     Args:
         x: ``(*batch, N)``, the base point, flattened.
-        noise: ``(*batch, M)``, ε; or nothing.
+        samplewise: what else belongs to each sample, flattened: the map's further arguments, of any
+            dtype, ``(*batch, n)`` each; and then the noise ε, ``(*batch, R)``, or nothing.
         fn: the map.
         event_shape: the shape of an event before flattening; it has N entries.
         num_outputs: M.
+        given_shapes: the shapes of the map's further arguments for one sample.
         transposed: whether this is Jᵀ.
         memory: shared between an operator and those derived from it; holds the linearisation.
         tensors: the map's parameters and buffers, by name, with the prefix ``"parameter."``.
@@ -103,29 +105,44 @@ class JacobianOperator(OperatorOfProducts):
     def __init__(
         self,
         x: Tensor,
-        noise: Tensor | None = None,
-        *,
+        *samplewise: Tensor,
         fn: Map,
         event_shape: torch.Size,
         num_outputs: int,
+        given_shapes: tuple[torch.Size, ...] = (),
         transposed: bool = False,
         memory: RecentLinearizations | None = None,
         **tensors: Tensor,
     ) -> None:
         memory = memory or RecentLinearizations()
         super().__init__(
-            *((x,) if noise is None else (x, noise)),
+            x,
+            *samplewise,
             fn=fn,
             event_shape=event_shape,
             num_outputs=num_outputs,
+            given_shapes=given_shapes,
             transposed=transposed,
             memory=memory,
             **tensors,
         )
-        self.x, self.noise, self.fn, self.memory = x, noise, fn, memory
+        self.x, self.samplewise, self.fn, self.memory = x, samplewise, fn, memory
+        self.given_shapes = given_shapes
         self.event_shape, self.num_outputs, self.transposed = event_shape, num_outputs, transposed
         # In a fixed order: linear_operator hands keyword arguments back in another one.
         self.tensors = {name.removeprefix(PREFIX): tensors[name] for name in sorted(tensors)}
+
+    @property
+    def noise(self) -> Tensor | None:
+        """ε, if this is the Jacobian of a sample."""
+        return self.samplewise[-1] if len(self.samplewise) > len(self.given_shapes) else None
+
+    def to(self, *args: Any, **kwargs: Any) -> "JacobianOperator":
+        """On another device or in another dtype; integers stay integers."""
+        moved = super().to(*args, **kwargs)
+        pairs = zip(self._args, moved._args, strict=True)
+        kept = [new if old.is_floating_point() else old.to(new.device) for old, new in pairs]
+        return self.__class__(*kept, **moved._kwargs)
 
     def _size(self) -> torch.Size:
         *batch, n = self.x.shape
@@ -171,35 +188,39 @@ class JacobianOperator(OperatorOfProducts):
 
     def _linearization(self) -> Linearization:
         flat = self.x.reshape(-1, self.x.shape[-1])
-        noise = [] if self.noise is None else [self.noise.reshape(len(flat), -1)]
-        inputs = [*self.tensors.values(), *noise]
+        samplewise = [tensor.reshape(len(flat), -1) for tensor in self.samplewise]
+        inputs = [*self.tensors.values(), *samplewise]
         if torch.is_grad_enabled() and any(t.requires_grad for t in self._sources()):
             return AutogradLinearization(
                 lambda x: self._stacked(x, *inputs), flat, differentiable=True
             )
         constants = tuple(t.data_ptr() for t in self.fn.constants())
-        key = self.event_shape, tuple(self.tensors), constants
+        arguments = *self.given_shapes, *(tensor.dtype for tensor in samplewise)
+        key = self.event_shape, arguments, tuple(self.tensors), constants
         return self.memory.get(
             self._sources(),
             lambda: linearize(
                 self._stacked,
                 flat.detach(),
                 [t.detach() for t in self.tensors.values()],
-                noise,
+                samplewise,
                 key,
                 self.fn,
             ),
         )
 
     def _stacked(self, x: Tensor, *inputs: Tensor) -> Tensor:
-        """F, ``(B, N) → (B, M)``, as a function of the map's tensors and of the noise as well."""
+        """F, ``(B, N) → (B, M)``, of the map's tensors and what belongs to each sample as well."""
         tensors = dict(zip(self.tensors, inputs, strict=False))
-        mean, std = self.fn(x.reshape(-1, *self.event_shape), tensors)
-        if std is None:
-            return mean.flatten(1)
+        samplewise = inputs[len(tensors) :]
+        given = [
+            tensor.reshape(-1, *shape)
+            for tensor, shape in zip(samplewise, self.given_shapes, strict=False)
+        ]
+        mean, std = self.fn(x.reshape(-1, *self.event_shape), *given, tensors=tensors)
         if self.noise is None:
-            return torch.cat([mean.flatten(1), std.flatten(1)], dim=1)
-        return mean.flatten(1) + inputs[-1] * std.flatten(1)
+            return stack(mean, std)
+        return combine_noise(mean, std, samplewise[-1])
 
     def to_dense(self) -> Tensor:
         """The matrix itself, ``(*batch, M, N)``, from M VJPs or N JVPs, whichever are fewer."""

@@ -1,5 +1,6 @@
 """All robustness scores of a batch of inputs from one run of an eigensolver."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from .eigen import (
     solve,
     warn_of_doubts,
 )
-from .maps import ordinary
+from .maps import leave_inference_mode
 from .metrics import Encoder, expected_metric
 from .sampling import SampleStreams, as_generator
 from .traces import accurate_entropies, entropies_of, trace_of
@@ -75,6 +76,8 @@ def score(
     method: str = "auto",
     tol: float = 1e-4,
     warm_start: WarmStart | None = None,
+    *,
+    given: Sequence[Tensor] = (),
 ) -> Scores:
     """Spectral radius, trace, entropies and more of the pullback metric at each input.
 
@@ -98,6 +101,8 @@ def score(
         tol: as for :func:`pullback.eigsh`.
         warm_start: for ``"nystrom"``, ``"lanczos"`` and ``"lobpcg"``: what earlier batches of the
             same encoder have taught; learns from this one.
+        given: further arguments of encoder and decoder for each sample, such as labels:
+            ``(B, …)`` each, see :func:`pullback.expected_metric`.
 
     Returns:
         :class:`Scores`, not differentiable.
@@ -110,7 +115,7 @@ def score(
         RankWarning, ConvergenceWarning: see :func:`pullback.eigsh`.
     """
     with torch.no_grad():
-        metric = expected_metric(encoder, x, decoder)
+        metric = expected_metric(encoder, x, decoder, given=given)
     task = check_task(metric, Task(k, method, tol, accurate_entropies, warm_start=warm_start))
     streams = SampleStreams(len(x), as_generator(generator))
     with torch.inference_mode():  # operations on small tensors take less time there
@@ -137,10 +142,13 @@ def _scores(pairs: EigenPairs, spectrum: Spectrum, event_shape: torch.Size) -> S
         estimate = entropies[normalization]
         columns |= {name: estimate.value, f"{name}_error": estimate.std_error}
     return Scores(
-        eigenvalues=ordinary(pairs.values),
-        directions=ordinary(pairs.vectors.mT.unflatten(-1, event_shape)),
-        residual_norms=ordinary(pairs.residual_norms),
-        converged=ordinary(pairs.converged),
+        eigenvalues=leave_inference_mode(pairs.values),
+        directions=leave_inference_mode(pairs.vectors.mT.unflatten(-1, event_shape)),
+        residual_norms=leave_inference_mode(pairs.residual_norms),
+        converged=leave_inference_mode(pairs.converged),
         n_products=pairs.n_products,
-        **{name: ordinary(column.to(pairs.values.dtype)) for name, column in columns.items()},
+        **{
+            name: leave_inference_mode(column.to(pairs.values.dtype))
+            for name, column in columns.items()
+        },
     )

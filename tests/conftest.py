@@ -133,6 +133,22 @@ ENCODERS = """
     def function():
         return lambda x: x.flatten(1) * 2
 
+    class Dictionary(Pair):
+        def forward(self, x):
+            mean, logvar = self.encode(x)
+            return {"other": x, "embedding": mean, "log_covariance": logvar}
+
+    def dictionary():
+        return Dictionary()
+
+    def hidden():
+        pair = Pair()
+        return pb.as_map(lambda x: pair.encode(x), "mean_logvar", module=pair)
+
+    def three():
+        pair = Pair()
+        return pb.as_map(lambda x: (x, *pair.encode(x)), "mean_logvar", pick=(1, 2))
+
     def number():
         return 3
 

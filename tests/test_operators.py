@@ -41,7 +41,7 @@ class _DenseJacobian:
 
     def _dense(self, J: pb.JacobianOperator) -> Tensor:
         def outputs(x: Tensor) -> Tensor:
-            return stacked(lambda x: J.fn(x, J.tensors))(x.reshape(1, -1))[0]
+            return stacked(lambda x: J.fn(x, tensors=J.tensors))(x.reshape(1, -1))[0]
 
         rows = [
             torch.autograd.functional.jacobian(outputs, row, create_graph=True)

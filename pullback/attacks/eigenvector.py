@@ -10,9 +10,9 @@ from ..eigen import Task, check_task, solve, warn_of_doubts
 from ..maps import as_map
 from ..metrics import Encoder, expected_metric
 from ..sampling import SampleStreams, as_generator
+from .attacked import AttackedEncoder, AttackedInputs
 from .records import Perturbation
 from .spheres import samplewise
-from .victim import Target, Victim
 
 
 class EigenAttack:
@@ -62,16 +62,26 @@ class EigenAttack:
         self.rank = require_integer("rank", rank, 1)
         self.eps, self.delta, self.method, self.tol = eps, delta, method, tol
         self.decoder = None if decoder is None else as_map(decoder)
-        self.victim = Victim(encoder, clip, self.decoder if reconstruct is None else reconstruct)
+        self.attacked = AttackedEncoder(
+            encoder, clip, self.decoder if reconstruct is None else reconstruct
+        )
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Perturbation:
+    def __call__(
+        self,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        given: Sequence[Tensor] = (),
+    ) -> Perturbation:
         """Attack a batch.
 
         Args:
             x: ``(B, *event)``, floating point, within ``clip``.
             generator: seeds all random numbers; without one the seed is 0. The result for a sample
                 depends on the seed and its position in the data, not on the batch size.
+            given: further arguments of encoder and decoders for each sample, such as labels:
+                ``(B, …)`` each, see :func:`pullback.expected_metric`.
 
         Returns:
             :class:`Perturbation`, not differentiable; ``n_products`` has the Jacobian products of
@@ -87,27 +97,27 @@ class EigenAttack:
             ConvergenceWarning: see :func:`pullback.eigsh`.
         """
         generator = as_generator(generator)
-        target = self.victim.at(x)
-        require_integer("rank", self.rank, 1, target.x[0].numel(), "N")
+        inputs = self.attacked.attack(x, given)
+        require_integer("rank", self.rank, 1, inputs.x[0].numel(), "N")
         streams = SampleStreams(len(x), generator)
         task = Task(self.rank, self.method, self.tol)
-        value, vector, n_products = eigenpair(target, task, streams, self.decoder)
+        value, vector, n_products = eigenpair(inputs, task, streams, self.decoder)
         step = vector
         if self.eps is not None:
             step = self.eps * vector
         elif self.delta is not None:
             step = samplewise(self.delta * value, vector) * vector
-        return target.result(target.signed(step), n_products + 2)
+        return inputs.result(inputs.signed(step), n_products + 2)
 
 
 def eigenpair(
-    target: Target, task: Task, streams: SampleStreams, decoder: Encoder | None = None
+    inputs: AttackedInputs, task: Task, streams: SampleStreams, decoder: Encoder | None = None
 ) -> tuple[Tensor, Tensor, int]:
     """The k-th eigenvalue ``(B,)``, its unit vector ``(B, *event)``, and products per sample."""
-    metric = expected_metric(target.encoder, target.x, decoder)
+    metric = expected_metric(inputs.encoder, inputs.x, decoder, given=inputs.given)
     pairs, _ = solve(metric, check_task(metric, task), streams)
     warn_of_doubts(pairs, task.tol)
-    return pairs.values[:, -1], pairs.vectors[..., -1].reshape(target.x.shape), pairs.n_products
+    return pairs.values[:, -1], pairs.vectors[..., -1].reshape(inputs.x.shape), pairs.n_products
 
 
 def _check_budget(eps: float | None, delta: float | None) -> None:

@@ -8,9 +8,9 @@ from torch import Tensor
 from ..arguments import require_integer, require_positive
 from ..metrics import Encoder, expected_metric
 from ..sampling import SampleStreams, as_generator
+from .attacked import AttackedEncoder
 from .records import Perturbation
 from .spheres import normalized, random_directions
-from .victim import Victim
 
 
 class GradientAttack:
@@ -45,19 +45,25 @@ class GradientAttack:
         self.eps = require_positive("eps", eps)
         self.steps = require_integer("steps", steps, 1)
         self.step_size = require_positive("step_size", step_size)
-        self.victim = Victim(encoder, clip, reconstruct)
+        self.attacked = AttackedEncoder(encoder, clip, reconstruct)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Perturbation:
+    def __call__(
+        self,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        given: Sequence[Tensor] = (),
+    ) -> Perturbation:
         """Attack a batch ``(B, *event)``; see :meth:`EigenAttack.__call__`.
 
         ``n_products`` is 2·steps, and two forward passes for the signs.
         """
         generator = as_generator(generator)
-        target = self.victim.at(x)
-        G = expected_metric(target.encoder, target.x)
-        u = random_directions(SampleStreams(len(x), generator), target.x).flatten(1).unsqueeze(-1)
+        inputs = self.attacked.attack(x, given)
+        G = expected_metric(inputs.encoder, inputs.x, given=inputs.given)
+        u = random_directions(SampleStreams(len(x), generator), inputs.x).flatten(1).unsqueeze(-1)
         for _ in range(self.steps):
             u = normalized(u + self.step_size * normalized(G @ u))
-        step = self.eps * u.reshape(target.x.shape)
-        return target.result(target.signed(step), 2 * self.steps + 2)
+        step = self.eps * u.reshape(inputs.x.shape)
+        return inputs.result(inputs.signed(step), 2 * self.steps + 2)

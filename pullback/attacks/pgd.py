@@ -9,10 +9,10 @@ from ..arguments import require_choice, require_integer, require_positive
 from ..eigen import Task
 from ..metrics import Encoder
 from ..sampling import SampleStreams, as_generator
+from .attacked import AttackedEncoder, AttackedInputs
 from .eigenvector import eigenpair
 from .records import Perturbation
 from .spheres import into_ball, normalized, random_points, samplewise
-from .victim import Target, Victim
 
 STARTS = ("random", "eigenvector")
 
@@ -58,44 +58,50 @@ class PGDAttack:
         self.step_size = require_positive("step_size", step_size)
         self.restarts = require_integer("restarts", restarts, 1)
         self.start = require_choice("start", start, STARTS)
-        self.victim = Victim(encoder, clip, reconstruct)
+        self.attacked = AttackedEncoder(encoder, clip, reconstruct)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Perturbation:
+    def __call__(
+        self,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        given: Sequence[Tensor] = (),
+    ) -> Perturbation:
         """Attack a batch ``(B, *event)``; see :meth:`EigenAttack.__call__`.
 
         ``n_products`` is restarts·(2·steps + 1): a gradient for each step, and the distance of the
         last iterate; and what :class:`EigenAttack` takes, if it is the start.
         """
         generator = as_generator(generator)
-        target = self.victim.at(x)
+        inputs = self.attacked.attack(x, given)
         streams = SampleStreams(len(x), generator)
         n_products = self.restarts * (2 * self.steps + 1)
         first = None
         if self.start == "eigenvector":
-            _, vector, found_in = eigenpair(target, Task(k=1), streams)
-            first = target.signed(self.eps * vector)
+            _, vector, found_in = eigenpair(inputs, Task(k=1), streams)
+            first = inputs.signed(self.eps * vector)
             n_products += found_in + 2
 
-        best = target.x.new_full((len(x),), -1.0), torch.zeros_like(target.x)
+        best = inputs.x.new_full((len(x),), -1.0), torch.zeros_like(inputs.x)
         for restart in range(self.restarts):
             step = first if restart == 0 else None
             if step is None:
-                step = target.inward(self.eps * random_points(streams, target.x))
-            best = _further(best, self._ascent(target, step), target.tie)
-        return target.result(best[1], n_products)
+                step = inputs.inward(self.eps * random_points(streams, inputs.x))
+            best = _further(best, self._ascent(inputs, step), inputs.tie)
+        return inputs.result(best[1], n_products)
 
-    def _ascent(self, target: Target, step: Tensor) -> tuple[Tensor, Tensor]:
+    def _ascent(self, inputs: AttackedInputs, step: Tensor) -> tuple[Tensor, Tensor]:
         """The largest displacement ``(B,)`` on the way up from a step, and where it was."""
-        best = target.x.new_full((len(step),), -1.0), step
+        best = inputs.x.new_full((len(step),), -1.0), step
         for i in range(self.steps):
-            displacement, gradient = target.ascent(step)
+            displacement, gradient = inputs.ascent(step)
             best = _further(best, (displacement, step))
             length = self.eps * self.step_size * (1 - i / self.steps)
             # What clipping took from a step is lost: the next one starts at the clipped input.
-            step = target.moved(step) - target.x + length * normalized(gradient)
+            step = inputs.moved(step) - inputs.x + length * normalized(gradient)
             step = into_ball(step, self.eps)
-        return _further(best, (target.displacement(step), step))
+        return _further(best, (inputs.displacement(step), step))
 
 
 Iterate = tuple[Tensor, Tensor]

@@ -8,9 +8,9 @@ from torch import Tensor
 from ..arguments import require_positive
 from ..metrics import Encoder
 from ..sampling import SampleStreams, as_generator
+from .attacked import AttackedEncoder
 from .records import Perturbation
 from .spheres import random_directions
-from .victim import Victim
 
 
 class RandomAttack:
@@ -34,12 +34,18 @@ class RandomAttack:
         reconstruct: Encoder | None = None,
     ) -> None:
         self.eps = require_positive("eps", eps)
-        self.victim = Victim(encoder, clip, reconstruct)
+        self.attacked = AttackedEncoder(encoder, clip, reconstruct)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Perturbation:
+    def __call__(
+        self,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        given: Sequence[Tensor] = (),
+    ) -> Perturbation:
         """Attack a batch ``(B, *event)``; see :meth:`EigenAttack.__call__`."""
         generator = as_generator(generator)
-        target = self.victim.at(x)
-        direction = random_directions(SampleStreams(len(x), generator), target.x)
-        return target.result(self.eps * direction, 0)
+        inputs = self.attacked.attack(x, given)
+        direction = random_directions(SampleStreams(len(x), generator), inputs.x)
+        return inputs.result(self.eps * direction, 0)

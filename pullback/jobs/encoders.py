@@ -15,11 +15,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..maps import Map, as_map
+from ..maps import Map, Pick, as_map
 
 
 def load_encoder(
-    spec: str, returns: str | None = None, weights: str | Path | None = None
+    spec: str,
+    returns: str | None = None,
+    weights: str | Path | None = None,
+    pick: Pick | None = None,
 ) -> tuple[Map, dict[str, Any]]:
     """Call a factory, and load weights into the module that it returns.
 
@@ -28,6 +31,7 @@ def load_encoder(
             arguments and returns a module or a map (see :func:`pullback.as_map`).
         returns: as for :func:`pullback.as_map`.
         weights: a safetensors file, or one that ``torch.load(weights_only=True)`` reads.
+        pick: as for :func:`pullback.as_map`.
 
     Returns:
         the map, and facts that identify it: the spec and a digest of the factory's file.
@@ -47,7 +51,7 @@ def load_encoder(
         raise ValueError(
             f"{location} has no callable {name!r}; it has {', '.join(public) or 'none'}"
         )
-    encoder = as_map(_call(factory, spec), returns)
+    encoder = as_map(_call(factory, spec), returns, pick=pick)
     if weights is not None:
         load_weights(encoder, Path(weights))
     source = Path(inspect.getfile(module)).read_bytes()
@@ -64,16 +68,16 @@ def load_weights(encoder: Map, path: Path) -> None:
     """
     if not path.exists():
         raise FileNotFoundError(f"no weights at {path}")
-    if encoder.owner is None:
+    if encoder.module is None:
         raise ValueError(
             "weights can be loaded into a module or a method of one; the encoder's factory "
-            "returned a plain function"
+            "returned a plain function (pb.as_map(fn, module=…) names the module that it calls)"
         )
-    state = _with_tied(encoder.owner, _read_state(path))
-    problems = _mismatches(encoder.owner, state)
+    state = _with_tied(encoder.module, _read_state(path))
+    problems = _mismatches(encoder.module, state)
     if problems:
         raise ValueError(f"the weights in {path} are of another architecture: {problems}")
-    encoder.owner.load_state_dict(state)
+    encoder.module.load_state_dict(state)
 
 
 def _import(location: str) -> ModuleType:

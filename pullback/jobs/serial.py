@@ -97,6 +97,7 @@ def score_images(
         "encoder": {
             **(provenance or {}),
             "returns": encoder.returns,
+            "pick": list(encoder.pick) if isinstance(encoder.pick, tuple) else encoder.pick,
             "outputs": outputs,
             "weights": _hash_tensors(encoder),
         },

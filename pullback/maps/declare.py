@@ -1,223 +1,216 @@
 """What an encoder or decoder is: x ↦ (mean, std), declared by the user and checked once."""
 
-import functools
-import inspect
-import itertools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..arguments import require_choice
-from .outputs import RETURNS, read_output
-from .validation import check_input, check_mode, placement_problem, probe
+from .inputs import check_given, check_input, check_mode, find_misplaced
+from .modules import (
+    ModuleCall,
+    find_module,
+    find_reachable,
+    is_script,
+    leave_inference_mode,
+    named_tensors,
+    unwrap,
+)
+from .outputs import Pick, Signature, read_output, require_declaration, stack
+from .validation import Outputs, validate
 
-# How far to look for modules from a callable, and into containers on the way.
-_DEPTH, _WIDTH = 5, 100
 
-
-def as_map(fn: Callable[..., Any], returns: str | None = None) -> "Map":
+def as_map(
+    fn: Callable[..., Any],
+    returns: str | None = None,
+    *,
+    pick: Pick | None = None,
+    module: nn.Module | None = None,
+) -> "Map":
     """Declare what a callable returns, so that it can be differentiated as x ↦ (mean, std).
 
     Args:
-        fn: an ``nn.Module``, a method of one, or a function. It takes a batch ``(B, *event)`` and
-            treats the samples independently. The parameters of a module (or of the module that a
-            method belongs to) take part in autograd; tensors that a plain function closes over
-            are constants.
+        fn: an ``nn.Module``, a method of one, a ``functools.partial`` of these, or a function. It
+            takes a batch ``(B, *event)``, and further tensors where they are ``given``, and
+            treats the samples independently.
         returns: ``"mean"`` (a tensor; σ = 0), ``"mean_std"``, ``"mean_var"``, ``"mean_logvar"``
             (a pair of tensors; the logarithm is of the variance, σ = exp(½ log σ²)) or
-            ``"distribution"`` (anything with ``.mean`` and ``.stddev`` or ``.std``). Without it,
+            ``"distribution"`` (anything with ``.mean`` and ``.stddev`` or ``.std``; of
+            distributions with correlated noise, ``MultivariateNormal`` and
+            ``LowRankMultivariateNormal``, whose noise z = μ + Lε counts whole). Without it,
             ``fn`` may return a tensor (read as the mean) or a distribution, never a tuple.
+        pick: what to take from the output before it is read: the key of a dictionary, the
+            attribute of an object or the index of a sequence, or two of them, which make a pair.
+        module: the module that ``fn`` calls, where it cannot be told from ``fn`` itself. Its
+            parameters take part in autograd, as those of a module or of a method's owner do, and
+            its weights can be loaded; other tensors that a function closes over are constants.
 
     Raises:
-        TypeError: ``fn`` is not callable.
-        ValueError: ``returns`` is none of the five.
+        TypeError: ``fn`` is not callable, ``module`` is no module, or ``pick`` no name.
+        ValueError: ``returns`` is none of the five, does not go with ``pick``, or a map is declared
+            again as something else.
     """
-    if isinstance(fn, Map) and returns in (None, fn.returns):
-        return fn
     if isinstance(fn, Map):
-        raise ValueError(f"returns={returns!r} contradicts the map's own returns={fn.returns!r}")
+        return _require_same(fn, returns, pick, module)
     if not callable(fn):
         raise TypeError(f"a map must be a module or a function, got {type(fn).__name__}")
-    if returns is not None:
-        require_choice("returns", returns, RETURNS)
-    return Map(_unwrapped(fn), returns)
-
-
-class Signature(NamedTuple):
-    """What a map returns for one sample: the mean's event shape, and whether it has a std."""
-
-    mean_shape: torch.Size
-    stochastic: bool
-
-    @property
-    def num_outputs(self) -> int:
-        """Length of the stacked output [μ; σ] (or of μ, for a deterministic map)."""
-        return self.mean_shape.numel() * (2 if self.stochastic else 1)
+    pick = require_declaration(returns, pick)
+    if module is not None and (not isinstance(module, nn.Module) or is_script(module)):
+        raise TypeError(
+            f"module must be an nn.Module, and not TorchScript, got {type(module).__name__}"
+        )
+    return Map(unwrap(fn), returns, pick, unwrap(module))
 
 
 class Map:
     """A callable whose output is read as (mean, std). Made by :func:`as_map`.
 
     It has no method ``to``, ``detach`` or the like: linear_operator would call it.
+
+    Attributes:
+        fn, returns, pick: see :func:`as_map`.
+        module: the user's own module: the callable itself, the one that it is a method or a partial
+            of, or the one that was named; None for a plain function.
     """
 
-    def __init__(self, fn: Callable[..., Any], returns: str | None) -> None:
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        returns: str | None,
+        pick: Pick | None = None,
+        module: nn.Module | None = None,
+    ) -> None:
         self.fn = fn
         self.returns = returns
-        self.module = _module_behind(fn)
-        self._checked: dict[tuple, Signature] = {}
+        self.pick = pick
+        self.module = find_module(fn) if module is None else module
+        self._named = module is not None
+        self._call = None if self.module is None else ModuleCall(self.module, fn)
+        self._validated: dict[tuple, Signature] = {}
 
     def __repr__(self) -> str:
         name = getattr(self.fn, "__qualname__", type(self.fn).__name__)
-        return f"as_map({name}, returns={self.returns!r})"
+        pick = "" if self.pick is None else f", pick={self.pick!r}"
+        return f"as_map({name}, returns={self.returns!r}{pick})"
 
     def __call__(
-        self, x: Tensor, tensors: dict[str, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Mean and standard deviation, ``(B, *event)`` each; std is None for a deterministic map.
+        self, x: Tensor, *given: Tensor, tensors: dict[str, Tensor] | None = None
+    ) -> Outputs:
+        """Mean and standard deviation, ``(B, *event)`` each, of ``fn(x, *given)``.
 
-        ``tensors`` (see :meth:`tensors`) stand in for the module's own parameters and buffers.
+        The std is None for a deterministic map, and the factor L ``(B, *event, R)`` for correlated
+        noise z = μ + Lε. ``tensors`` (see :meth:`tensors`) stand in for the module's own parameters
+        and buffers.
         """
-        return read_output(self._call(x, tensors), self.returns)
+        return read_output(self._apply(x, given, tensors), self.returns, self.pick)
 
-    def _call(self, x: Tensor, tensors: dict[str, Tensor] | None) -> Any:
-        if not tensors or self.module is None:
-            return self.fn(x)
-        others = {name: b.to(x.device) for name, b in self.module.named_buffers()}
-        return torch.func.functional_call(self.module, others | tensors, (x,))
-
-    @property
-    def owner(self) -> nn.Module | None:
-        """The user's own module: the callable itself, or the one that it is a method of."""
-        return self.module.owner if isinstance(self.module, _Method) else self.module
+    def _apply(self, x: Tensor, given: Sequence[Tensor], tensors: dict[str, Tensor] | None) -> Any:
+        x = x.clone()  # which the function may change in place
+        if not tensors or self._call is None:
+            return self.fn(x, *given)
+        return self._call.call_with(tensors, (x, *given))
 
     def tensors(self) -> dict[str, Tensor]:
         """The module's floating-point parameters and buffers, by name."""
         if self.module is None:
             return {}
-        named = [*self.module.named_parameters(), *self.module.named_buffers()]
-        return {name: ordinary(t) for name, t in named if t.is_floating_point()}
+        named = named_tensors(self.module)
+        return {name: leave_inference_mode(t) for name, t in named if t.is_floating_point()}
 
     def modules(self) -> list[nn.Module]:
         """Every module that a call runs, found through methods, closures and partials as well."""
-        return [found for found in _reachable(self.fn, set()) if isinstance(found, nn.Module)]
+        found = [part for _, part in find_reachable(self.fn) if isinstance(part, nn.Module)]
+        hidden = self.module is not None and all(part is not self.module for part in found)
+        return [self.module, *found] if hidden else found  # type: ignore[list-item]
 
     def constants(self) -> list[Tensor]:
-        """Tensors that a call uses beside :meth:`tensors`: what a plain function closes over."""
+        """Tensors that a call uses beside the module's own: what a function closes over."""
+        own: set[int] = set()
         if self.module is not None:
-            return []
-        found = list(_reachable(self.fn, set()))
-        inside = [t for m in found if isinstance(m, nn.Module) for t in _tensors_of(m)]
-        return [*inside, *(t for t in found if isinstance(t, Tensor))]
+            if self.module in (self.fn, getattr(self.fn, "__self__", None)):
+                return []
+            own = {id(tensor) for _, tensor in named_tensors(self.module)}
+        return [t for _, t in self._find_tensors() if id(t) not in own]
 
-    def check(self, x: Tensor) -> Signature:
+    def check(self, x: Tensor, given: Sequence[Tensor] = ()) -> Signature:
         """Refuse an input or a map that has no pullback metric; otherwise say what it returns.
 
         The input's dtype, finiteness and the module's mode are looked at in every call. The
-        behaviour (independent samples, determinism, finite outputs, matching shapes, std > 0) is
-        probed once per event shape, dtype and device, with three small forward passes.
+        behaviour (independent samples, determinism, finite outputs, matching shapes, std > 0, two
+        derivatives) is validated once per event shape, dtype and device, on three samples.
 
         Args:
             x: ``(B, *event)``, floating point, finite, not empty.
+            given: further arguments of the map, ``(B, …)`` each.
 
         Raises:
             TypeError, ValueError: one sentence with what was received and what is accepted.
         """
         check_input(x)
+        check_given(given, x)
         check_mode(self.modules())
-        key = (x.shape[1:], x.dtype, x.device)
-        if key not in self._checked:
-            mean, std = probe(self._try, x[:2].detach())
-            self._checked[key] = Signature(mean.shape[1:], std is not None)
-        return self._checked[key]
+        key = (x.shape[1:], x.dtype, x.device, *((t.shape[1:], t.dtype) for t in given))
+        if key not in self._validated:
+            given = [leave_inference_mode(tensor) for tensor in given]
+            mean, std = validate(self._attempt, leave_inference_mode(x).detach(), given)
+            if self._named:
+                self._check_part_of_module(x[:1], [tensor[:1] for tensor in given])
+            self._validated[key] = Signature(mean.shape[1:], None if std is None else std.shape[1:])
+        return self._validated[key]
 
-    def _try(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _attempt(
+        self, x: Tensor, given: Sequence[Tensor], tensors: dict[str, Tensor] | None = None
+    ) -> Outputs:
+        """Mean and std, or a sentence that says why they cannot be had."""
         try:
-            output = self._call(x, self.tensors())
+            output = self._apply(x, given, tensors or self.tensors())
         except Exception as error:
-            problem = placement_problem(self.tensors(), x)
-            if problem is not None:
-                raise TypeError(problem) from error
+            misplaced = find_misplaced(self._find_tensors(), x)
+            if misplaced is not None and any(word in str(error) for word in ("type", "device")):
+                raise TypeError(misplaced) from error
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given)
+            further = f" with given tensors of shape {shapes}" if given else ""
             raise ValueError(
-                f"the map cannot be applied to a batch of shape {tuple(x.shape)}: {error}"
+                f"the map cannot be applied to a batch of shape {tuple(x.shape)}{further}: {error}"
             ) from error
-        return read_output(output, self.returns)
+        return read_output(output, self.returns, self.pick)
+
+    def _find_tensors(self) -> list[tuple[str, Tensor]]:
+        """Every tensor that a call uses, with a name."""
+        found = [("", self.module), *find_reachable(self.fn)]
+        tensors: dict[int, tuple[str, Tensor]] = {}
+        for name, part in found:
+            inside = named_tensors(part) if isinstance(part, nn.Module) else [("", part)]
+            for inner, tensor in inside:
+                if isinstance(tensor, Tensor):
+                    tensors.setdefault(id(tensor), (".".join(filter(None, (name, inner))), tensor))
+        return list(tensors.values())
+
+    def _check_part_of_module(self, x: Tensor, given: Sequence[Tensor]) -> None:
+        """Refuse a module that was named although the function does not use it."""
+        with torch.inference_mode(False), torch.enable_grad():
+            tensors = {name: t.detach().requires_grad_() for name, t in self.tensors().items()}
+            outputs = stack(*self._attempt(x, given, tensors))
+            used: Sequence[Tensor | None] = (None,)
+            if outputs.requires_grad and tensors:
+                used = torch.autograd.grad(outputs.sum(), [*tensors.values()], allow_unused=True)
+        if tensors and all(gradient is None for gradient in used):
+            raise ValueError(
+                f"module={type(self.module).__name__} has no part in what the function returns; "
+                "name the module that it calls"
+            )
 
 
-def ordinary(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy that autograd accepts if it was made in inference mode."""
-    if not tensor.is_inference():
-        return tensor
-    with torch.inference_mode(False):
-        return tensor.clone()
-
-
-def _unwrapped(fn: Any) -> Callable[..., Any]:
-    """The module inside wrappers that cannot be differentiated twice."""
-    while True:
-        if isinstance(fn, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            fn = fn.module
-        elif isinstance(fn, nn.Module) and hasattr(fn, "_orig_mod"):  # torch.compile
-            fn = fn._orig_mod
-        else:
-            return fn
-
-
-def _module_behind(fn: Callable[..., Any]) -> nn.Module | None:
-    if isinstance(fn, torch.jit.ScriptModule):
-        return None  # its parameters cannot be replaced
-    if isinstance(fn, nn.Module):
-        return fn
-    owner = getattr(fn, "__self__", None)
-    return _Method(owner, fn.__name__) if isinstance(owner, nn.Module) else None
-
-
-def _tensors_of(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
-
-
-class _Method(nn.Module):
-    """A method of a module as a module of its own, so that its parameters can be replaced."""
-
-    def __init__(self, owner: nn.Module, method: str) -> None:
-        super().__init__()
-        # `training` belongs to the owner; registering it as a child leaves its mode alone.
-        self.owner = owner
-        self.method = method
-
-    def forward(self, x: Tensor) -> Any:
-        return getattr(self.owner, self.method)(x)
-
-
-def _reachable(thing: Any, seen: set[int], depth: int = 0) -> Iterator[nn.Module | Tensor]:
-    """Modules and tensors that a call would use: the callable itself, its owner, its closure."""
-    if id(thing) in seen or depth > _DEPTH:
-        return
-    seen.add(id(thing))
-    if isinstance(thing, nn.Module | Tensor):
-        yield thing
-        return
-    for part in _parts(thing):
-        yield from _reachable(part, seen, depth + 1)
-
-
-def _parts(thing: Any) -> list[Any]:
-    """What a function, a method, a partial, a container or a callable object refers to."""
-    if isinstance(thing, functools.partial):
-        return [thing.func, *thing.args, *thing.keywords.values()]
-    if inspect.ismethod(thing):
-        return [thing.__self__, thing.__func__]
-    if inspect.isfunction(thing):
-        if (thing.__module__ or "").partition(".")[0] == "torch":
-            return []
-        variables = inspect.getclosurevars(thing)
-        used = [*variables.nonlocals.values(), *variables.globals.values()]
-        return [*used, getattr(thing, "__wrapped__", None), *(thing.__defaults__ or ())]
-    if isinstance(thing, list | tuple):
-        return list(thing[:_WIDTH])
-    if isinstance(thing, dict):
-        return list(itertools.islice(thing.values(), _WIDTH))
-    is_object = callable(thing) and not isinstance(thing, type) and hasattr(thing, "__dict__")
-    return list(vars(thing).values()) if is_object else []
+def _require_same(
+    declared: Map, returns: str | None, pick: Pick | None, module: nn.Module | None
+) -> Map:
+    """The map, if it is not declared as something else than it is."""
+    pick = tuple(pick) if isinstance(pick, list) else pick
+    for name, value in (("returns", returns), ("pick", pick)):
+        own = getattr(declared, name)
+        if value is not None and value != own:
+            raise ValueError(f"{name}={value!r} contradicts the map's own {name}={own!r}")
+    if module is not None and unwrap(module) is not declared.module:
+        kinds = [type(m).__name__ for m in (module, declared.module)]
+        raise ValueError(f"module={kinds[0]} contradicts the map's own module, {kinds[1]}")
+    return declared

@@ -1,134 +1,184 @@
-"""What an input and a map must satisfy to have a pullback metric; each failure is one sentence."""
+"""What a map must do to have a pullback metric, seen by its behaviour on three samples.
 
-from collections.abc import Callable, Iterable
+The samples stand at three places of a batch. A sample has to give the same result there in another
+call, at another place, and alone; and the result of one sample must not change with another one.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor
 
-from ..arguments import FLOATING, plain, require_finite
-from ..products.precision import full_precision
+from ..arguments import plain
+from ..products.double_backward import double_backward_settings
+from .outputs import stack
 
 Outputs = tuple[Tensor, Tensor | None]
+Call = Callable[[Tensor, Sequence[Tensor]], Outputs]
 
-# Layers whose output, in training mode, depends on the other samples or on chance.
-_UNSAFE_IN_TRAINING = (
-    nn.modules.batchnorm._NormBase,
-    nn.modules.dropout._DropoutNd,
-    nn.RReLU,
-)
+PLACES = 3
+_MIDDLE = 1
 
 _TWICE = "the map cannot be differentiated twice by autograd, as Jacobian-vector products need"
+_RANDOM = (
+    "the map returned two different results for the same input; call .eval() and take out "
+    "what is random (dropout, sampling)"
+)
+_MIXES = (
+    "the map gives a sample another {} in a batch than alone; call .eval() and take out "
+    "what mixes samples (batch statistics)"
+)
+_DEPENDS_ON_PLACE = (
+    "the map gives a sample another result at another place of the batch; take out what mixes "
+    "samples (sequences without batch_first), and hand over what belongs to each as given=(…,)"
+)
 
 
-def check_input(x: Tensor) -> None:
-    """Refuse what is not a finite, non-empty, floating-point batch ``(B, *event)``."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch tensor, got {type(x).__name__}")
-    if x.dtype not in FLOATING:
-        raise TypeError(
-            f"x must be float32 or float64, got {plain(x.dtype)}; for images in bytes use x / 255"
-        )
-    if x.ndim < 2 or x.numel() == 0:
-        raise ValueError(
-            f"x must hold at least one sample and one value each, (B, *event); "
-            f"got shape {tuple(x.shape)}"
-        )
-    require_finite(x, "x holds NaN or infinite values")
-
-
-def check_mode(modules: Iterable[nn.Module]) -> None:
-    """Refuse layers in training mode that mix samples or draw random numbers."""
-    for module in modules:
-        if any(nn.parameter.is_lazy(parameter) for parameter in module.parameters()):
-            raise ValueError("the map has lazy parameters without values; run it on a batch first")
-        for name, layer in module.named_modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:
-                raise ValueError(
-                    f"layer {name!r} ({type(layer).__name__}) has no running statistics, so "
-                    "samples influence each other even in eval mode"
-                )
-            if layer.training and isinstance(layer, _UNSAFE_IN_TRAINING) and not _harmless(layer):
-                where = f"{name!r} ({type(layer).__name__})" if name else type(layer).__name__
-                raise ValueError(
-                    f"layer {where} is in training mode, so samples would influence each "
-                    "other or outputs be random; call .eval() on the module first"
-                )
-
-
-def placement_problem(tensors: dict[str, Tensor], x: Tensor) -> str | None:
-    """Why a map failed, if that is because a parameter has another dtype or device than x."""
-    for name, tensor in tensors.items():
-        if tensor.dtype != x.dtype:
-            return (
-                f"x is {plain(x.dtype)} but the map's {name!r} is {plain(tensor.dtype)}; "
-                f"convert one of them, e.g. module.to({x.dtype})"
-            )
-        if tensor.device != x.device:
-            return f"x is on {x.device} but the map's {name!r} is on {tensor.device}; move one"
-    return None
-
-
-def probe(call: Callable[[Tensor], Outputs], samples: Tensor) -> Outputs:
-    """Mean and std of a map for a first sample, once it has behaved in three calls.
+def validate(call: Call, x: Tensor, given: Sequence[Tensor]) -> Outputs:
+    """Mean and std of a map for one sample, once it has behaved in a few calls.
 
     Samples have to be independent, results repeatable and finite, shapes to match, std > 0, and
     the mean has to depend on x through autograd, twice differentiably.
 
     Args:
-        call: the map.
-        samples: ``(1, *event)`` or ``(2, *event)``.
+        call: the map, as a function of samples and what is given with them.
+        x: ``(B, *event)``.
+        given: ``(B, …)`` each.
+
+    Raises:
+        TypeError, ValueError: one sentence with what is wrong.
     """
-    # Fused attention kernels cannot be differentiated twice; the plain one can.
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        sdpa_kernel(SDPBackend.MATH),
-        full_precision(samples.device),
-    ):
-        pair = _two_different(samples.clone()).requires_grad_()
-        first = call(pair)
-        _check_outputs(first, pair)
-        _check_derivatives(torch.cat([t.flatten(1) for t in first if t is not None], 1), pair)
-        _check_agreement(
-            first,
-            call(pair),
-            100 * torch.finfo(pair.dtype).eps,
-            "returned two different results for the same input; call .eval() and take out "
-            "what is random (dropout, sampling)",
-        )
-        mean, std = first
-        alone = mean[:1], None if std is None else std[:1]
-        _check_agreement(
-            alone,
-            call(pair[:1]),
-            # An accelerator may choose a kernel of less precision for one of the two sizes.
-            torch.finfo(pair.dtype).eps ** 0.5 * (1 if pair.device.type == "cpu" else 10),
-            "gives a sample another result in a batch than alone; call .eval() and take out "
-            "what mixes samples (batch statistics)",
-        )
-    return alone
+    with double_backward_settings(x.device):
+        batch, given, first = _first_outputs(call, x, given)
+        _Agreement(call, batch, given, first).check()
+        _check_derivatives(stack(*first), batch)
+    mean, std = first
+    return mean[:1], None if std is None else std[:1]
 
 
-def _harmless(layer: nn.Module) -> bool:
-    """Instance statistics are those of a sample; only running averages mix them."""
-    return isinstance(layer, nn.modules.instancenorm._InstanceNorm) and (
-        not layer.track_running_stats
-    )
+def _first_outputs(
+    call: Call, x: Tensor, given: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor], Outputs]:
+    """Three samples, what is given with them, and what the map makes of them.
+
+    Samples that are equal are varied, unless the map cannot take the variants: a logarithm may
+    be defined for the pixels of an image in their own places only.
+    """
+    some = torch.arange(PLACES, device=x.device) % len(x)
+    own, given_own = x[some].contiguous(), [tensor[some] for tensor in given]
+    varied = _vary(own)
+    if not torch.equal(varied, own):
+        try:
+            outputs = call(varied.requires_grad_(), given_own)
+            _check_outputs(outputs, varied)
+        except (TypeError, ValueError):
+            pass  # what is wrong with the map itself is wrong without variants too
+        else:
+            return varied, given_own, outputs
+    try:
+        outputs = call(own.requires_grad_(), given_own)
+    except ValueError as error:
+        call(x.clone().requires_grad_(), given)  # its message is about the samples as they came
+        raise _wrong_size(len(x), PLACES, error) from error
+    _check_outputs(outputs, own)
+    return own, given_own, outputs
 
 
-def _two_different(samples: Tensor) -> Tensor:
-    """The samples, or the first and one with its values in other places, or scaled."""
-    first = samples[:1]
-    for second in (samples[1:], first.flatten().roll(1).view_as(first), 0.9 * first):
-        if len(second) and not torch.equal(first, second):
-            return torch.cat([first, second])
-    return torch.cat([first, first + 0.1])
+def _vary(samples: Tensor) -> Tensor:
+    """The samples, but no two equal, and within the range of their values where that is a range.
+
+    Values change their places and move towards the middle of the range, so that neither an order
+    nor a mean or a maximum stays what it was; values that are all equal are scaled or shifted.
+    """
+    distinct: list[Tensor] = []
+    for sample in samples:
+        middle = (sample.min() + sample.max()) / 2
+        moved = sample.flatten().roll(1).view_as(sample), sample.flatten().flip(0).view_as(sample)
+        inward = (0.9 * moved[0] + 0.1 * middle, 0.8 * moved[1] + 0.2 * middle)
+        other = 0.9 * sample, 0.8 * sample, sample + 0.1, sample + 0.2
+        variants = (v for v in (sample, *inward, *other) if not any(map(v.equal, distinct)))
+        distinct.append(next(variants, sample))
+    return torch.stack(distinct)
+
+
+class _Agreement:
+    """Whether samples give the same results in other calls.
+
+    Args:
+        call, given: see :func:`validate`.
+        batch: ``(3, *event)``.
+        first: what the map returned for the batch.
+    """
+
+    def __init__(self, call: Call, batch: Tensor, given: Sequence[Tensor], first: Outputs) -> None:
+        self._call, self._batch, self._given, self._first = call, batch, given, first
+        self._eps = torch.finfo(batch.dtype).eps
+
+    def check(self) -> None:
+        """Refuse a map whose result for a sample depends on anything but the sample."""
+        same = torch.arange(PLACES, device=self._batch.device)
+        # An accelerator may choose a kernel of less precision for another size.
+        loose = self._eps**0.5 * (1 if self._batch.device.type == "cpu" else 10)
+        self._compare(same, 100 * self._eps, _RANDOM, amplifies=False)
+        self._compare(same.roll(1), loose, _DEPENDS_ON_PLACE)
+        for place in same.split(1):
+            self._compare(place, loose, _MIXES.format("result"))
+
+    def _compare(
+        self, samples: Tensor, tolerance: float, problem: str, amplifies: bool = True
+    ) -> None:
+        """Call the map with some of the samples, in this order, and see that nothing changes.
+
+        Where that is more than the tolerance, what rounding errors make of it counts as well, if
+        the map ``amplifies`` them: its samples may be independent all the same.
+        """
+        again = self._repeat(self._batch, samples)
+        for a, b in zip(self._first, again, strict=True):
+            if a is None or b is None:
+                continue
+            scale = a.detach().abs().max().clamp(min=torch.finfo(a.dtype).tiny)
+            difference = (a[samples] - b).detach().abs().max()
+            agree = difference <= tolerance * scale  # never if one is NaN
+            if not agree and not (amplifies and difference <= self._rounding()):
+                raise ValueError(problem)
+
+    def _repeat(self, batch: Tensor, samples: Tensor) -> Outputs:
+        try:
+            outputs = self._call(batch[samples], [tensor[samples] for tensor in self._given])
+        except ValueError as error:
+            raise _wrong_size(PLACES, len(samples), error) from error
+        _check_shapes(outputs, batch[samples])
+        if [a is None or a.shape[1:] for a in outputs] != [
+            a is None or a.shape[1:] for a in self._first
+        ]:
+            shapes = [tuple(a.shape[1:]) for a in (self._first[0], outputs[0])]
+            raise ValueError(
+                f"the map's mean has shape {shapes[0]} for a sample in a batch of {PLACES}, and "
+                f"{shapes[1]} in one of {len(samples)}"
+            )
+        return outputs
+
+    def _rounding(self) -> float:
+        """How much rounding errors may change a result, judged by what a few of them in x do."""
+        every = torch.arange(PLACES, device=self._batch.device)
+        nearly = self._repeat(self._batch * (1 - 4 * self._eps), every)
+        changes = [
+            (a - b).detach().abs().max().item()
+            for a, b in zip(self._first, nearly, strict=True)
+            if a is not None and b is not None
+        ]
+        return 10 * max(changes)
 
 
 def _check_derivatives(outputs: Tensor, x: Tensor) -> None:
-    """See that Jᵀu and J v can be had, and that they agree: uᵀ(J v) = (Jᵀu)ᵀv."""
-    u = torch.linspace(0.5, 1.5, outputs.numel()).view_as(outputs).to(outputs).requires_grad_()
+    """See that Jᵀu and J v can be had, that they agree, uᵀ(J v) = (Jᵀu)ᵀv, and mix no samples.
+
+    u is 0 but for one sample, so Jᵀu has to be 0 for the others.
+    """
+    one = torch.linspace(0.5, 1.5, outputs[0].numel()).to(outputs)
+    u = torch.zeros_like(outputs)
+    u[_MIDDLE] = one
+    u.requires_grad_()
     v = torch.linspace(-1.0, 1.5, x.numel()).view_as(x).to(x)
     transposed = pushed = None
     try:
@@ -143,26 +193,26 @@ def _check_derivatives(outputs: Tensor, x: Tensor) -> None:
             "the map does not depend on x through autograd; remove torch.no_grad, "
             ".detach() or .item() from it"
         )
+    tolerance = torch.finfo(x.dtype).eps ** 0.5
     pushed = torch.zeros_like(outputs) if pushed is None else pushed
-    one, other = u * pushed, v * transposed
-    scale = one.abs().sum() + other.abs().sum()
+    left, right = one * pushed[_MIDDLE], v * transposed
+    scale = left.abs().sum() + right.abs().sum()
     # Products that are all but 0, as those of a saturated softmax, are rounding error.
     largest = x.detach().abs().max().clamp(min=torch.finfo(x.dtype).tiny)
-    floor = outputs.detach().abs().max() * u.detach().norm() * v.norm() / largest
-    if (one.sum() - other.sum()).abs() > torch.finfo(x.dtype).eps ** 0.5 * (scale + floor):
+    floor = outputs.detach().abs().max() * one.norm() * v.norm() / largest
+    if (left.sum() - right.sum()).abs() > tolerance * (scale + floor):
         raise ValueError(f"{_TWICE}: its Jacobian-vector and vector-Jacobian products disagree")
+    others = torch.arange(PLACES, device=x.device) != _MIDDLE
+    if transposed[others].abs().max() > tolerance * transposed.abs().max():
+        raise ValueError(_MIXES.format("derivative"))
 
 
 def _check_outputs(outputs: Outputs, x: Tensor) -> None:
+    _check_shapes(outputs, x)
     mean, std = outputs
     for name, value in (("mean", mean), ("std", std)):
         if value is None:
             continue
-        if value.ndim < 2 or len(value) != len(x) or value.numel() == 0:
-            raise ValueError(
-                f"the map's {name} has shape {tuple(value.shape)} for a batch of {len(x)}; "
-                "it must be (B, *event)"
-            )
         if value.dtype != x.dtype:
             raise TypeError(
                 f"the map's {name} is {plain(value.dtype)} for {plain(x.dtype)} inputs; "
@@ -170,23 +220,27 @@ def _check_outputs(outputs: Outputs, x: Tensor) -> None:
             )
         if not value.isfinite().all():
             raise ValueError(f"the map's {name} holds NaN or infinite values for a finite input")
-    if std is not None and std.shape != mean.shape:
-        raise ValueError(
-            f"the map's mean has shape {tuple(mean.shape)} and its std {tuple(std.shape)}; "
-            "they must match"
-        )
-    if std is not None and not (std > 0).all():
+    if std is not None and std.ndim == mean.ndim and not (std > 0).all():
         raise ValueError(
             f"the map's std must be positive, got {std.min().item():.4g}; "
             "is it declared with the right `returns`?"
         )
 
 
-def _check_agreement(first: Outputs, second: Outputs, tolerance: float, problem: str) -> None:
-    # Rounding may differ between calls, more so for another batch size.
-    for a, b in zip(first, second, strict=True):
-        if a is None or b is None:
+def _check_shapes(outputs: Outputs, x: Tensor) -> None:
+    mean, std = outputs
+    for name, value in (("mean", mean), ("std", std)):
+        if value is None:
             continue
-        scale = a.detach().abs().max().clamp(min=torch.finfo(a.dtype).tiny)
-        if (a - b).abs().max() > tolerance * scale:
-            raise ValueError(f"the map {problem}")
+        if value.ndim < 2 or len(value) != len(x) or value.numel() == 0:
+            raise ValueError(
+                f"the map's {name} has shape {tuple(value.shape)} for a batch of {len(x)}; "
+                "it must be (B, *event) for every B, 1 included (squeeze() without a dimension "
+                "takes that away)"
+            )
+
+
+def _wrong_size(works: int, fails: int, error: Exception) -> ValueError:
+    return ValueError(
+        f"the map takes a batch of {works} but not one of {fails}, and must take any size: {error}"
+    )

@@ -2,6 +2,7 @@
 
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -116,3 +117,57 @@ def test_tied_weights_may_be_saved_once(place):
 
 def test_an_importable_module(place):
     assert run("score", "--encoder", "encoders:declared", "--data", "data.npz", "--out", "r") == 0
+
+
+def test_pick(place, capsys):
+    torch.manual_seed(0)
+    assert score("pair", "plain", "--returns", "mean_logvar") == 0
+    pick = ("--returns", "mean_logvar", "--pick", "embedding, log_covariance")
+    assert score("dictionary", "picked", *pick) == 0
+    assert archive.read_manifest("picked")["encoder"]["pick"] == ["embedding", "log_covariance"]
+    assert archive.read_manifest("plain")["encoder"]["pick"] is None
+    expected, found = (archive.read(folder)["eigenvalues"] for folder in ("plain", "picked"))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert score("dictionary", "picked", *pick) == 0  # goes on
+    assert score("pair", "first", "--pick", "0") == 0
+    assert archive.read_manifest("first")["encoder"]["pick"] == 0
+    assert score("pair", "last", "--pick", "-1") == 0
+    assert score("dictionary", "one", "--pick", "embedding") == 0
+    capsys.readouterr()
+
+    refused(capsys, score("dictionary", "one", "--pick", "other"), "encoder.pick was embedding and")
+    refused(
+        capsys,
+        score("dictionary", "x", "--pick", "mean"),
+        "pick='mean' names nothing in what the map returned, a dict with keys ['other', ",
+    )
+    refused(
+        capsys,
+        score("dictionary", "x"),
+        "--returns declares it, and --pick takes a part",
+        "pick=",
+    )
+    for wrong in ("a,b,c", "a,", ","):
+        refused(capsys, score("dictionary", "x", "--pick", wrong), f"--pick {wrong} must be a name")
+    refused(capsys, score("dictionary", "x", "--pick", "a,b"), "read by returns='mean_std'")
+    refused(capsys, score("three", "x", "--pick", "0"), "contradicts the map's own pick=(1, 2)")
+    assert not (place / "x").exists()
+
+
+def test_pick_in_a_configuration_file(place):
+    (place / "options.yaml").write_text(
+        "encoder: encoders.py:pair\ndata: data.npz\nout: run\npick: 0\n"
+    )
+    assert run("score", "--config", "options.yaml") == 0
+    assert archive.read_manifest("run")["encoder"]["pick"] == 0
+
+
+def test_weights_of_a_module_that_a_function_hides(place):
+    net = torch.nn.Linear(16, 8)
+    save_file({f"net.{k}": v.detach() for k, v in net.named_parameters()}, "w.safetensors")
+    assert score("hidden", "hidden", "--weights", "w.safetensors") == 0
+    assert score("declared", "declared", "--weights", "w.safetensors") == 0
+    expected, found = (archive.read(folder)["eigenvalues"] for folder in ("declared", "hidden"))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    digests = {archive.read_manifest(run)["encoder"]["weights"] for run in ("hidden", "declared")}
+    assert len(digests) == 1

@@ -77,7 +77,7 @@ def test_mixing_is_found_for_constant_images_too(x):
         (lambda x: (x - 1).sqrt(), 1.1 + torch.rand(1, 6)),
     ],
 )
-def test_probes_stay_where_the_inputs_are(encoder, x):
+def test_variants_of_samples_stay_where_the_inputs_are(encoder, x):
     assert pb.score(encoder, x, k=2).converged.all()
 
 
@@ -113,7 +113,7 @@ def test_outputs_that_have_no_metric():
     cases = {
         "mean has shape .* and its std .*must match": lambda x: (net(x), net(x)[:, :2].exp()),
         "std must be positive, got -": lambda x: (net(x), -net(x).exp()),
-        r"mean has shape \(4,\) for a batch of 2": lambda x: (net(x).sum(0), net(x).sum(0)),
+        r"mean has shape \(4,\) for a batch of 3": lambda x: (net(x).sum(0), net(x).sum(0)),
         "mean holds NaN": lambda x: (net(x) * torch.nan, net(x).exp()),
         "float64 for float32 inputs": lambda x: (net(x).double(), net(x).exp()),
         "does not depend on x through autograd": lambda x: (

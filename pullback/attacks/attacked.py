@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import require_finite
-from ..maps import Map, as_map, ordinary
+from ..maps import Map, as_map, leave_inference_mode
 from ..metrics import Encoder
 from .checks import check_clip, check_inside
 from .records import Perturbation
@@ -16,8 +16,8 @@ from .spheres import norms, samplewise
 _NOT_FINITE = "the encoder's mean holds NaN or infinite values"
 
 
-class Victim:
-    """An encoder, the range of its inputs and, if known, the decoder's mean.
+class AttackedEncoder:
+    """An encoder under attack, the range of its inputs and, if known, the decoder's mean.
 
     Args:
         encoder: a map (see :func:`pullback.as_map`), or a callable returning a tensor or
@@ -37,46 +37,49 @@ class Victim:
         self.decoder = None if reconstruct is None else as_map(reconstruct)
 
     @torch.no_grad()
-    def at(self, x: Tensor) -> "Target":
-        """These inputs, ``(B, *event)``, as a target.
+    def attack(self, x: Tensor, given: Sequence[Tensor]) -> "AttackedInputs":
+        """Inputs, ``(B, *event)``, and what is given with them, ``(B, …)`` each, to be attacked.
 
         Raises:
             TypeError, ValueError: see :meth:`pullback.Map.check`; an input lies outside of the
                 range, or the decoder does not return an input's number of values.
         """
-        self.encoder.check(x)
+        self.encoder.check(x, given)
         check_inside(x, self.clip)
-        x = ordinary(x).detach()
-        code = self.encoder(x)[0]
+        x = leave_inference_mode(x).detach()
+        given = tuple(leave_inference_mode(tensor).detach() for tensor in given)
+        code = self.encoder(x, *given)[0]
         require_finite(code, _NOT_FINITE)
         if self.decoder is not None:
-            shape = self.decoder.check(code).mean_shape
+            shape = self.decoder.check(code, given).mean_shape
             if shape.numel() != x[0].numel():
                 raise ValueError(
                     f"the decoder's mean has shape {tuple(shape)} for one sample; "
                     f"an input has shape {tuple(x.shape[1:])}"
                 )
-        return Target(x, code.flatten(1), self)
+        return AttackedInputs(x, given, code.flatten(1), self)
 
 
 @dataclass(frozen=True)
-class Target:
+class AttackedInputs:
     """Inputs under attack. Steps are ``(B, *event)`` throughout, before clipping.
 
     Attributes:
         x: ``(B, *event)``.
+        given: further arguments of encoder and decoder, ``(B, …)`` each.
         code: ``(B, d)``, μ(x).
-        victim: the encoder.
+        attacked: the encoder under attack.
     """
 
     x: Tensor
+    given: tuple[Tensor, ...]
     code: Tensor
-    victim: Victim
+    attacked: AttackedEncoder
 
     @property
     def encoder(self) -> Map:
-        """The encoder under attack."""
-        return self.victim.encoder
+        """The map under attack."""
+        return self.attacked.encoder
 
     @property
     def tie(self) -> float:
@@ -86,14 +89,14 @@ class Target:
     def moved(self, step: Tensor) -> Tensor:
         """x_c = clip(x + η)."""
         moved = self.x + step
-        return moved if self.victim.clip is None else moved.clamp(*self.victim.clip)
+        return moved if self.attacked.clip is None else moved.clamp(*self.attacked.clip)
 
     def displacement(self, step: Tensor) -> Tensor:
         """‖μ(x_c) − μ(x)‖₂, ``(B,)``; one forward pass."""
         return self._displacement(self.moved(step))
 
     def _displacement(self, moved: Tensor) -> Tensor:
-        code = self.encoder(moved)[0].flatten(1)
+        code = self.encoder(moved, *self.given)[0].flatten(1)
         require_finite(code, f"{_NOT_FINITE} after a step")
         return norms(code - self.code)
 
@@ -118,10 +121,10 @@ class Target:
     def result(self, step: Tensor, n_products: int) -> Perturbation:
         """The record of a step that took so many passes to find."""
         moved = self.moved(step)
-        code, decoder, error = self.encoder(moved)[0], self.victim.decoder, None
+        code, decoder, error = self.encoder(moved, *self.given)[0], self.attacked.decoder, None
         require_finite(code, f"{_NOT_FINITE} after a step")
         if decoder is not None:
-            misfit = decoder(code)[0].flatten(1) - self.x.flatten(1)
+            misfit = decoder(code, *self.given)[0].flatten(1) - self.x.flatten(1)
             error = misfit.square().mean(1)
         return Perturbation(
             x=moved,
