@@ -12,7 +12,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from .archive import COLUMNS, merge, read, read_manifest
 from .archive.shards import list_shards
-from .eigen import METHODS, cheapest, expected_products
+from .eigen import METHODS, expected_products
+from .eigen.cost import choose_method
 from .jobs import Settings, open_images, score_images
 from .jobs.encoders import load_encoder
 from .jobs.sources import FORMATS
@@ -177,7 +178,7 @@ def _cost_model(manifest: dict) -> list[str]:
     expected = expected_products(*shape, settings["k"])
     cost = ", ".join(f"{name} {products}" for name, products in expected.items())
     method = settings["method"]
-    chosen = f"auto, that is {cheapest(*shape, settings['k'])}" if method == "auto" else method
+    chosen = f"auto, that is {choose_method(*shape, settings['k'])}" if method == "auto" else method
     return [f"method     {chosen}", f"cost model {cost} Jacobian products per image"]
 
 

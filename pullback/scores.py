@@ -6,19 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .eigen import (
-    EigenPairs,
-    Spectrum,
-    Task,
-    WarmStart,
-    check_task,
-    solve,
-    warn_of_doubts,
-)
+from .eigen import EigenPairs, WarmStart
+from .eigen.convergence import warn_of_doubts
+from .eigen.driver import solve
+from .eigen.records import Spectrum
+from .eigen.request import Request, check_request
 from .maps import leave_inference_mode
 from .metrics import Encoder, expected_metric
 from .sampling import SampleStreams, as_generator
-from .traces import accurate_entropies, entropies_of, trace_of
+from .traces.spectra import are_entropies_accurate, estimate_entropies, estimate_trace
 
 
 @dataclass(frozen=True)
@@ -116,18 +112,19 @@ def score(
     """
     with torch.no_grad():
         metric = expected_metric(encoder, x, decoder, given=given)
-    task = check_task(metric, Task(k, method, tol, accurate_entropies, warm_start=warm_start))
+    request = Request(k, method, tol, are_entropies_accurate, warm_start=warm_start)
+    request = check_request(metric, request)
     streams = SampleStreams(len(x), as_generator(generator))
     with torch.inference_mode():  # operations on small tensors take less time there
-        pairs, spectrum = solve(metric, task, streams)
+        pairs, spectrum = solve(metric, request, streams)
     warn_of_doubts(pairs, tol)
     return _scores(pairs, spectrum, x.shape[1:])
 
 
 def _scores(pairs: EigenPairs, spectrum: Spectrum, event_shape: torch.Size) -> Scores:
     values = pairs.values.double()
-    total, largest = trace_of(spectrum), values[:, 0]
-    entropies = entropies_of(spectrum)
+    total, largest = estimate_trace(spectrum), values[:, 0]
+    entropies = estimate_entropies(spectrum)
     some = largest > 0
     columns = {
         "spectral_radius": largest,

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from ..arguments import require_integer, require_positive
-from ..eigen import Task, check_task, solve, warn_of_doubts
+from ..eigen.convergence import warn_of_doubts
+from ..eigen.driver import find_pairs
+from ..eigen.request import Request, check_request
 from ..maps import as_map
 from ..metrics import Encoder, expected_metric
 from ..sampling import SampleStreams, as_generator
@@ -100,8 +102,8 @@ class EigenAttack:
         inputs = self.attacked.attack(x, given)
         require_integer("rank", self.rank, 1, inputs.x[0].numel(), "N")
         streams = SampleStreams(len(x), generator)
-        task = Task(self.rank, self.method, self.tol)
-        value, vector, n_products = eigenpair(inputs, task, streams, self.decoder)
+        request = Request(self.rank, self.method, self.tol)
+        value, vector, n_products = eigenpair(inputs, request, streams, self.decoder)
         step = vector
         if self.eps is not None:
             step = self.eps * vector
@@ -111,12 +113,12 @@ class EigenAttack:
 
 
 def eigenpair(
-    inputs: AttackedInputs, task: Task, streams: SampleStreams, decoder: Encoder | None = None
+    inputs: AttackedInputs, request: Request, streams: SampleStreams, decoder: Encoder | None = None
 ) -> tuple[Tensor, Tensor, int]:
     """The k-th eigenvalue ``(B,)``, its unit vector ``(B, *event)``, and products per sample."""
     metric = expected_metric(inputs.encoder, inputs.x, decoder, given=inputs.given)
-    pairs, _ = solve(metric, check_task(metric, task), streams)
-    warn_of_doubts(pairs, task.tol)
+    pairs = find_pairs(metric, check_request(metric, request), streams)
+    warn_of_doubts(pairs, request.tol)
     return pairs.values[:, -1], pairs.vectors[..., -1].reshape(inputs.x.shape), pairs.n_products
 
 

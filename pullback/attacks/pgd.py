@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import require_choice, require_integer, require_positive
-from ..eigen import Task
+from ..eigen.request import Request
 from ..metrics import Encoder
 from ..sampling import SampleStreams, as_generator
 from .attacked import AttackedEncoder, AttackedInputs
@@ -79,7 +79,7 @@ class PGDAttack:
         n_products = self.restarts * (2 * self.steps + 1)
         first = None
         if self.start == "eigenvector":
-            _, vector, found_in = eigenpair(inputs, Task(k=1), streams)
+            _, vector, found_in = eigenpair(inputs, Request(k=1), streams)
             first = inputs.signed(self.eps * vector)
             n_products += found_in + 2
 

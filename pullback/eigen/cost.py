@@ -14,9 +14,10 @@ def expected_products(rows: int, columns: int, k: int) -> dict[str, int]:
       six probes, one to certify;
     - ``"nystrom"``: 6k + 34, of which 2(2k + 14) for a random sketch, or
       2k + 38 with a warm one of 16; as many as golub-kahan more, where the sketch is not enough;
-    - ``"lanczos"``: 13k, ``"lobpcg"``: 19k, on JJᵀ (two products each), without entropies.
+    - ``"lanczos"``: 11k + 6, ``"lobpcg"``: 17k + 6, on JJᵀ (two products each), the six for
+      entropies that are hardly known.
 
-    All but the first are read off runs on trained encoders (`python -m studies benchmark`), whose
+    All but the first are read off scores of trained encoders (`python -m studies benchmark`), whose
     eigenvalues fall fast, and slower the further down. They grow with slower decay, up to several
     times min(M, N).
     """
@@ -24,20 +25,20 @@ def expected_products(rows: int, columns: int, k: int) -> dict[str, int]:
     return {
         "dual": small + 2 * k,
         "golub-kahan": max(37, 9 + 5 * k),
-        "lanczos": 13 * k,
-        "lobpcg": 19 * k,
+        "lanczos": 11 * k + 6,
+        "lobpcg": 17 * k + 6,
         "nystrom": 6 * k + 34,
     }
 
 
-def cheapest(rows: int, columns: int, k: int, weighted: bool = False) -> str:
+def choose_method(rows: int, columns: int, k: int, weighted: bool = False) -> str:
     """``"dual"`` or ``"golub-kahan"``, the two that always know the entropies in the end."""
     cost = expected_products(rows, columns, k)
     tall_and_weighted = weighted and rows > columns
     return "dual" if tall_and_weighted or cost["dual"] <= cost["golub-kahan"] else "golub-kahan"
 
 
-def patience(rows: int, columns: int) -> int | None:
+def steps_before_dual(rows: int, columns: int) -> int | None:
     """Steps after which Golub–Kahan is given up for the exact method; None for never.
 
     A step, with its own arithmetic, costs about two of the exact method's products: whatever the

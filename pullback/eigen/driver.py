@@ -1,173 +1,197 @@
 """One way through every method: run it, certify its eigenpairs, escalate what it left undone."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
+from linear_operator import LinearOperator
+from linear_operator.operators import IdentityLinearOperator
 from torch import Tensor
 
 from ..operators import PullbackMetric
 from ..sampling import SampleStreams
-from .cost import cheapest, patience
+from .convergence import accepted_residual, zero_below
+from .cost import choose_method, steps_before_dual
 from .dual import dual
-from .golub_kahan import StoppingRule, golub_kahan
+from .golub_kahan import golub_kahan
 from .lanczos import lanczos
-from .lobpcg import Preconditioner, lobpcg
+from .lobpcg import lobpcg
 from .nystrom import nystrom
-from .rayleigh_ritz import Ritz, rayleigh_ritz
-from .records import PROBES, Candidates, EigenPairs, Run, Spectrum, replaced
-from .warm_start import WarmStart
+from .rayleigh_ritz import RitzPairs, rayleigh_ritz
+from .records import (
+    PROBES,
+    Candidates,
+    EigenPairs,
+    SolverResult,
+    Spectrum,
+    replace_samples,
+)
+from .request import Request
+from .small_side import weigh
+
+Solver = Callable[[LinearOperator, Request, SampleStreams], SolverResult]
+
+SOLVERS: dict[str, Solver] = {
+    "dual": dual,
+    "golub-kahan": golub_kahan,
+    "lanczos": lanczos,
+    "lobpcg": lobpcg,
+    "nystrom": nystrom,
+}
+
+# Those that work on any symmetric operator itself; the others need a J.
+ON_ANY_OPERATOR = ("lanczos", "lobpcg")
 
 # Where samples go on that a method leaves undone.
-_ESCALATION = {"nystrom": "golub-kahan", "golub-kahan": "dual"}
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is asked of :func:`solve`; see :func:`pullback.eigsh` for the meaning."""
-
-    k: int
-    method: str = "auto"
-    tol: float = 1e-4
-    enough: StoppingRule | None = None
-    block: int = 1
-    warm_start: WarmStart | None = None
-    preconditioner: Preconditioner | None = None
+ESCALATION = {"nystrom": "golub-kahan", "golub-kahan": "dual"}
 
 
 def solve(
-    metric: PullbackMetric, task: Task, streams: SampleStreams
+    metric: PullbackMetric, request: Request, streams: SampleStreams
 ) -> tuple[EigenPairs, Spectrum]:
-    """Eigenpairs and everything else that one run learns, for a metric ``(B, N, N)``."""
-    rows, columns = metric.jacobian.shape[-2:]
-    weighted = metric.weight is not None
-    method = task.method
-    if method == "auto":
-        method = cheapest(rows, columns, task.k, weighted)
-    run = _METHODS[method](metric, task, streams)
-    pairs, images = _certified(metric, run, task, streams)
-    spectrum = run.spectrum or _left_out(metric, pairs, images, streams)
-    if task.warm_start is not None:
-        wide = rows <= columns
-        leading = images if wide else pairs.vectors * pairs.values.sqrt().unsqueeze(-2)
-        task.warm_start.learn(leading if run.small_side is None else run.small_side)
-
-    undone = ~run.finished
-    if method == "nystrom":
-        undone |= ~pairs.converged.all(-1)
-    rest = undone.nonzero().flatten()
-    if len(rest) and method in _ESCALATION:
-        further = replace(task, method=_ESCALATION[method], warm_start=None)
-        other_pairs, other = solve(metric[rest], further, streams.select(rest))
-        pairs, spectrum = replaced(pairs, rest, other_pairs), replaced(spectrum, rest, other)
+    """Eigenpairs and everything else that a solver learns, for a metric ``(B, N, N)``."""
+    pairs, images, spectrum = _solve(metric, request, streams)
+    if spectrum is None:
+        spectrum = _probe_remainder(metric, pairs, images, streams)
+        pairs = replace(pairs, n_products=pairs.n_products + PROBES)
     return pairs, spectrum
 
 
-def _dual(metric: PullbackMetric, task: Task, streams: SampleStreams) -> Run:  # noqa: ARG001
-    return dual(metric, task.k)
+def find_pairs(operator: LinearOperator, request: Request, streams: SampleStreams) -> EigenPairs:
+    """Eigenpairs alone, of any symmetric operator ``(B, N, N)``."""
+    needs_jacobian = request.method not in ("auto", *ON_ANY_OPERATOR)
+    if needs_jacobian and not isinstance(operator, PullbackMetric):
+        identity = IdentityLinearOperator(
+            operator.shape[-1], operator.batch_shape, dtype=operator.dtype, device=operator.device
+        )
+        operator = PullbackMetric(identity, operator)
+    return _solve(operator, request, streams)[0]
 
 
-def _golub_kahan(metric: PullbackMetric, task: Task, streams: SampleStreams) -> Run:
-    steps = patience(*metric.jacobian.shape[-2:]) if task.method == "auto" else None
-    return golub_kahan(metric, task.k, task.tol, streams, task.enough, task.block, max_steps=steps)
+def _solve(
+    operator: LinearOperator, request: Request, streams: SampleStreams
+) -> tuple[EigenPairs, Tensor, Spectrum | None]:
+    """Eigenpairs, J times their vectors, and the spectrum if the method tells more of it."""
+    request = _settle(operator, request)
+    result = SOLVERS[request.method](operator, request, streams)
+    pairs, images = _certify(operator, result, request, streams)
+    _teach(operator, result, request, pairs, images)
+    spectrum = result.spectrum
+
+    undone = _undone(result, request, pairs).nonzero().flatten()
+    if len(undone):
+        further = replace(
+            request,
+            method=ESCALATION[request.method],
+            warm_start=None,
+            start=None,
+            max_steps=None,
+        )
+        others, _, other = _solve(operator[undone], further, streams.select(undone))
+        pairs = replace_samples(pairs, undone, others)
+        if spectrum is not None and other is not None:
+            spectrum = replace_samples(spectrum, undone, other)
+    return pairs, images, spectrum
 
 
-def _nystrom(metric: PullbackMetric, task: Task, streams: SampleStreams) -> Run:
-    sketch = None if task.warm_start is None else task.warm_start.sketch
-    return nystrom(metric, task.k, streams, sketch, task.enough)
+def _settle(operator: LinearOperator, request: Request) -> Request:
+    """The request with the method chosen, and with what a warm start knows."""
+    if not isinstance(operator, PullbackMetric) or request.which != "largest":
+        method = "lanczos" if request.method == "auto" else request.method
+        return replace(request, method=method, warm_start=None)
+    if request.method == "auto":
+        rows, columns = operator.jacobian.shape[-2:]
+        method = choose_method(rows, columns, request.k, operator.weight is not None)
+        request = replace(request, method=method, max_steps=steps_before_dual(rows, columns))
+    if request.warm_start is not None:
+        request = replace(request, start=request.warm_start.sketch)
+    return request
 
 
-def _lanczos(metric: PullbackMetric, task: Task, streams: SampleStreams) -> Run:
-    side, start = _small_side(metric), _start(metric, task)
-    k = min(task.k, side.shape[-1])
-    return _lifted(metric, task.k, lanczos(side, k, task.tol / 10, streams, start=start))
-
-
-def _lobpcg(metric: PullbackMetric, task: Task, streams: SampleStreams) -> Run:
-    if task.preconditioner is None:
-        side, start = _small_side(metric), _start(metric, task)
-    else:  # it is one for the metric itself
-        side, start = metric, None
-    k, tol = min(task.k, side.shape[-1]), task.tol / 10
-    return _lifted(metric, task.k, lobpcg(side, k, tol, streams, start, task.preconditioner))
-
-
-_METHODS: dict[str, Callable[[PullbackMetric, Task, SampleStreams], Run]] = {
-    "dual": _dual,
-    "golub-kahan": _golub_kahan,
-    "lanczos": _lanczos,
-    "lobpcg": _lobpcg,
-    "nystrom": _nystrom,
-}
-
-
-def _small_side(metric: PullbackMetric) -> PullbackMetric:
-    """JJᵀ, with the non-zero spectrum of JᵀJ, if that is smaller; else the metric itself."""
-    rows, columns = metric.jacobian.shape[-2:]
-    small = rows < columns and metric.weight is None
-    return PullbackMetric(metric.jacobian.mT) if small else metric
-
-
-def _start(metric: PullbackMetric, task: Task) -> Tensor | None:
-    sketch = None if task.warm_start is None else task.warm_start.sketch
-    return sketch if sketch is not None and len(sketch) == _small_side(metric).shape[-1] else None
-
-
-def _lifted(metric: PullbackMetric, k: int, pairs: EigenPairs) -> Run:
-    """Eigenpairs of the smaller side, or of the metric, as candidates for the metric's: v = Jᵀu."""
-    candidates, lifts = pairs.vectors, 0
-    if candidates.shape[-2] != metric.shape[-1]:
-        candidates, lifts = metric.jacobian.mT @ candidates, candidates.shape[-1]
-    padded = torch.nn.functional.pad(candidates, (0, k - candidates.shape[-1]))
-    return Run(
-        candidates=Candidates(padded),
-        small_side=None,
-        spectrum=None,
-        iterations=pairs.iterations,
-        finished=torch.ones_like(pairs.iterations, dtype=torch.bool),
-        n_products=2 * pairs.n_products + lifts,
-    )
-
-
-def _certified(
-    metric: PullbackMetric, run: Run, task: Task, streams: SampleStreams
+def _certify(
+    operator: LinearOperator, result: SolverResult, request: Request, streams: SampleStreams
 ) -> tuple[EigenPairs, Tensor]:
-    """The best eigenpairs in the span of a run's candidates, and J times their vectors."""
-    candidates, products = run.candidates, run.n_products
-    ritz = rayleigh_ritz(metric, candidates, streams)
-    converged = _converged(ritz, task.tol)
+    """The best eigenpairs in the span of a result's candidates, and J times their vectors."""
+    candidates, n_products = result.candidates, result.n_products
+    noise = None
+    if isinstance(operator, PullbackMetric) and request.which == "largest":
+        noise = zero_below(operator.jacobian.shape[-2:], operator.dtype)
+    ritz = rayleigh_ritz(operator, candidates, streams, noise)
+    converged = _judge(ritz, result.norm, request.tol)
     if candidates.images is not None and not converged.all():
         # Rounding has spoilt the candidates. Their images are sound: a step of the power method.
-        products += ritz.n_products + task.k
-        images = metric.weighted(candidates.images.to(metric.dtype))
-        ritz = rayleigh_ritz(metric, Candidates(metric.jacobian._t_matmul(images)), streams)
-        converged = _converged(ritz, task.tol)
+        n_products += ritz.n_products + request.k
+        images = operator.weighted(candidates.images.to(operator.dtype))
+        candidates = Candidates(operator.jacobian._t_matmul(images))
+        ritz = rayleigh_ritz(operator, candidates, streams, noise)
+        converged = _judge(ritz, result.norm, request.tol)
     pairs = EigenPairs(
         values=ritz.values,
         vectors=ritz.vectors,
         residual_norms=ritz.residual_norms,
         converged=converged,
-        n_products=products + ritz.n_products,
-        iterations=run.iterations,
+        n_products=n_products + ritz.n_products,
+        iterations=result.iterations,
     )
     return pairs, ritz.images
 
 
-def _converged(ritz: Ritz, tol: float) -> Tensor:
-    noise = 32 * torch.finfo(ritz.values.dtype).eps * ritz.values[:, :1]
-    return ritz.residual_norms <= torch.maximum(tol * ritz.values, noise)
+def _judge(ritz: RitzPairs, norm: Tensor | None, tol: float) -> Tensor:
+    """Which pairs have converged, ``(B, k)`` bool, for operators of that norm or more."""
+    values = ritz.values
+    largest = values.abs().amax(-1)
+    if norm is not None:
+        largest = torch.maximum(largest, norm.to(values))
+    return ritz.residual_norms <= accepted_residual(values, largest, tol, values.dtype)
 
 
-def _left_out(
+def _undone(result: SolverResult, request: Request, pairs: EigenPairs) -> Tensor:
+    """The samples that another method must go on with, ``(B,)`` bool."""
+    if request.method not in ESCALATION or result.finished is None:
+        return torch.zeros_like(pairs.iterations, dtype=torch.bool)
+    undone = ~result.finished
+    return undone | ~pairs.converged.all(-1) if request.method == "nystrom" else undone
+
+
+def _teach(
+    operator: LinearOperator,
+    result: SolverResult,
+    request: Request,
+    pairs: EigenPairs,
+    images: Tensor,
+) -> None:
+    """Show a warm start what was found: left singular vectors, as long as their values."""
+    if request.warm_start is None:
+        return
+    leading = result.small_side
+    if leading is None:
+        rows, columns = operator.jacobian.shape[-2:]
+        wide = rows <= columns
+        leading = images if wide else pairs.vectors * pairs.values.sqrt().unsqueeze(-2)
+    request.warm_start.learn(leading)
+
+
+def _probe_remainder(
     metric: PullbackMetric, pairs: EigenPairs, images: Tensor, streams: SampleStreams
 ) -> Spectrum:
     """The spectrum as far as k eigenpairs tell, and the trace that they leave out."""
     probes = streams.normal(PROBES, metric.shape[-1], like=pairs.vectors).mT
-    left_out = (
-        metric.jacobian._matmul(probes).double() - images @ (pairs.vectors.mT @ probes).double()
-    )
-    weighted = metric.weighted(left_out.to(metric.dtype)).double()
+    inside = (pairs.vectors.mT @ probes).double()
+    left_out = metric.jacobian._matmul(probes).double() - images @ inside
     values = pairs.values.double()
-    unresolved = max(0, min(metric.jacobian.shape[-2:]) - values.shape[-1])
-    products = left_out.mT @ weighted
-    return Spectrum.probed(values, products, torch.full_like(values[:, 0], unresolved))
+    parts = max(0, min(metric.jacobian.shape[-2:]) - values.shape[-1])
+    products = left_out.mT @ weigh(metric, left_out)
+    return Spectrum.from_probes(values, products, torch.full_like(values[:, 0], parts))
+
+
+def map_over_batch(
+    operator: LinearOperator, run: Callable[[LinearOperator], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Apply what works on ``(B, N, N)`` to an operator with any number of batch dimensions."""
+    batch = operator.batch_shape
+    if len(batch) == 1:
+        return run(operator)
+    if not batch:
+        return {name: tensor[0] for name, tensor in run(operator.unsqueeze(0)).items()}
+    parts = [map_over_batch(operator[i], run) for i in range(batch[0])]
+    return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}

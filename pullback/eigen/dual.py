@@ -6,11 +6,15 @@ from torch import Tensor
 from ..arguments import require_finite
 from ..operators import PullbackMetric
 from ..products import MAX_BLOCK
-from .records import Candidates, Run, Spectrum
+from ..sampling import SampleStreams
+from .dense import descending_eigh, square_root
+from .records import Candidates, SolverResult, Spectrum
+from .request import Request
+from .small_side import NOT_FINITE
 
 
-def dual(metric: PullbackMetric, k: int) -> Run:
-    """Eigenvectors and all non-zero eigenvalues of Jᵀ M J, exactly.
+def dual(metric: PullbackMetric, request: Request, streams: SampleStreams) -> SolverResult:  # noqa: ARG001
+    """k eigenvectors and all non-zero eigenvalues of Jᵀ M J, exactly.
 
     JJᵀ (M×M) has the same non-zero eigenvalues as JᵀJ (N×N), and v = Jᵀu/√λ turns its
     eigenvectors into those of JᵀJ; with a weight, M^½ JJᵀ M^½ and v = JᵀM^½u/√λ. If J has more
@@ -19,12 +23,14 @@ def dual(metric: PullbackMetric, k: int) -> Run:
 
     Args:
         metric: ``(B, N, N)``.
-        k: number of eigenvectors.
+        request: k.
+        streams: not used, as nothing is random.
 
     Returns:
-        :class:`~pullback.eigen.records.Run`, with the complete spectrum; candidates are zero
-        beyond the rank of J's shape.
+        a :class:`~pullback.eigen.records.SolverResult` with the complete spectrum; candidates are
+        zero beyond the smaller side of J.
     """
+    k = request.k
     rows, columns = metric.jacobian.shape[-2:]
     solve_group = _from_rows if rows <= columns else _from_columns
     size = max(1, MAX_BLOCK // (rows * columns))
@@ -34,7 +40,7 @@ def dual(metric: PullbackMetric, k: int) -> Run:
     ]
     values, candidates, small_side = (torch.cat(parts) for parts in zip(*groups, strict=True))
     none = values.new_zeros(len(values))
-    return Run(
+    return SolverResult(
         candidates=Candidates(torch.nn.functional.pad(candidates, (0, k - candidates.shape[-1]))),
         small_side=small_side,
         spectrum=Spectrum(values.clamp(min=0), none, none, none + 1, none),
@@ -46,34 +52,19 @@ def dual(metric: PullbackMetric, k: int) -> Run:
 
 def _from_rows(metric: PullbackMetric, k: int, start: int) -> tuple[Tensor, Tensor, Tensor]:
     J = metric.jacobian.to_dense()
-    require_finite(J, "the map's derivative is NaN or infinite", start)
-    root = None if metric.weight is None else _square_root(metric.weight.to_dense().double())
+    require_finite(J, NOT_FINITE, start)
+    root = None if metric.weight is None else square_root(metric.weight.to_dense().double())
     if root is not None:
         J = (root @ J.double()).to(J.dtype)
-    values, u = _descending_eigh(_gram(J))
+    rows = J.double()
+    values, u = descending_eigh(rows @ rows.mT)
     lengths = values.clamp(min=0).sqrt().unsqueeze(-2)
     return values, J.mT @ u[..., :k].to(J.dtype), u * lengths
 
 
 def _from_columns(metric: PullbackMetric, k: int, start: int) -> tuple[Tensor, Tensor, Tensor]:
     G = metric.to_dense().double()
-    require_finite(G, "the map's derivative is NaN or infinite", start)
-    values, v = _descending_eigh(G)
+    require_finite(G, NOT_FINITE, start)
+    values, v = descending_eigh(G)
     lengths = values.clamp(min=0).sqrt().unsqueeze(-2)
     return values, v[..., :k].to(metric.dtype), v * lengths
-
-
-def _gram(J: Tensor) -> Tensor:
-    J = J.double()
-    return J @ J.mT
-
-
-def _square_root(matrix: Tensor) -> Tensor:
-    """Of a symmetric positive semi-definite matrix."""
-    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
-    return vectors * values.clamp(min=0).sqrt().unsqueeze(-2) @ vectors.mT
-
-
-def _descending_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
-    return values.flip(-1), vectors.flip(-1)

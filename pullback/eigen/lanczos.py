@@ -8,10 +8,12 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from ..arguments import require_choice
 from ..sampling import SampleStreams
-from .records import EigenPairs
-from .subspace import accepted_residual, as_start, product, project_out, ritz, unit, verified
+from .convergence import accepted_residual
+from .dense import normalise, padded_eigh, project_out
+from .records import SolverResult
+from .request import Request
+from .small_side import lift, move_to_small_side, multiply, products_in, unit_start
 
 # Accepted probability that a verification misses an eigenvector, and how far beyond the last
 # wanted eigenvalue, relative to it, its eigenvalue must lie.
@@ -23,16 +25,7 @@ Ends = tuple[int, int]
 
 
 @torch.no_grad()
-def lanczos(
-    A: LinearOperator,
-    k: int,
-    tol: float,
-    streams: SampleStreams,
-    which: str = "largest",
-    start: Tensor | None = None,
-    max_basis: int | None = None,
-    max_products: int | None = None,
-) -> EigenPairs:
+def lanczos(operator: LinearOperator, request: Request, streams: SampleStreams) -> SolverResult:
     """k eigenpairs at the ends of the spectrum of a symmetric operator, definite or not.
 
     A sample's basis grows by one vector a product. When it is full, the best half of its Ritz
@@ -49,66 +42,83 @@ def lanczos(
     and Lanczos algorithms with a random start").
 
     Args:
-        A: ``(B, n, n)``, float32 or float64.
-        k: how many, 1 ≤ k ≤ n.
-        tol: a pair is converged when ‖Av − λv‖ ≤ max(tol·|λ|, 32·eps·‖A‖). The recurrence is
-            carried to a tenth of that.
-        streams: random vectors; a sample's result depends on its own stream alone.
-        which: ``"largest"`` or ``"smallest"`` algebraically, or ``"both"``: ⌈k/2⌉ of the high end
-            and ⌊k/2⌋ of the low end.
-        start: ``(n, p)`` or ``(B, n, p)``, approximate eigenvectors; the sum of their directions
-            starts the recurrence, for about p products to convergence if they are good.
-        max_basis: vectors kept per sample, at least min(n, k + 2); 2k + 40 by default.
-        max_products: give up on samples that need more; at least 2k are taken. 10n + 100 by
+        operator: ``(B, n, n)``, float32 or float64. A pullback metric's leading pairs are looked
+            for on the smaller side of its J.
+        request: k; tol, of which half is left to certification; ``which`` end, or ``"both"``:
+            ⌈k/2⌉ of the high end and ⌊k/2⌋ of the low end; ``start``, approximate eigenvectors,
+            the sum of whose directions starts the recurrence, for about as many products to
+            convergence if they are good; ``max_basis``, vectors kept per sample, at least
+            min(n, k + 2), 2k + 40 by default; ``max_steps``, at least k are taken, 10n + 100 − k by
             default.
+        streams: random vectors; a sample's result depends on its own stream alone.
 
     Returns:
-        :class:`EigenPairs`, values descending; ``iterations`` counts Lanczos steps.
+        a :class:`~pullback.eigen.records.SolverResult`, whose ``iterations`` counts Lanczos steps.
 
     Raises:
-        ValueError: ``which``, ``start`` or ``max_basis`` is not one of those, or a product is
-            not finite.
+        ValueError: ``start`` or ``max_basis`` is not one of those, or a product is not finite.
     """
-    n = A.shape[-1]
-    wanted = _ends(k, which)
-    limit = min(n, 2 * k + 40 if max_basis is None else max_basis)
-    if limit < min(n, k + 2):
-        raise ValueError(f"max_basis={max_basis} must be at least min(n, k + 2) = {min(n, k + 2)}")
-    kept = _ends(k + (limit - k) // 2, which)
-    most = max(k, (10 * n + 100 if max_products is None else max_products) - k)
+    A, wish = move_to_small_side(operator, request)
+    n, k = A.shape[-1], wish.k
+    wanted = _ends(k, wish.which)
+    limit = _basis_size(n, wish)
+    kept = _ends(k + (limit - k) // 2, wish.which)
+    most = max(k, 10 * n + 100 - k if wish.max_steps is None else wish.max_steps)
 
-    run = ThickRestart(A, limit, streams, start)
+    state = ThickRestart(A, limit, streams, wish.start)
     active = torch.ones(A.shape[0], dtype=torch.bool, device=A.device)
     verifying = torch.zeros_like(active)
     found = torch.zeros(A.shape[0], k, dtype=torch.float64, device=A.device)
-    next_check = torch.full_like(run.size, k)
+    next_check = torch.full_like(state.size, k)
     while active.any():
-        run.step(active)
-        full = run.size == limit
-        last = (run.size == n) | (run.steps == most)
-        rows = (active & (full | last | verifying | (run.size == next_check))).nonzero().flatten()
+        # A Q = Q T + β q eᵀ, with Q ← [Q q].
+        state.step(active)
+        full = state.size == limit
+        last = (state.size == n) | (state.steps == most)
+        due = active & (full | last | verifying | (state.size == next_check))
+        rows = due.nonzero().flatten()
         if not len(rows):
             continue
         full, last = full[rows], last[rows]
-        values, residuals = run.ritz_pairs(rows, wanted)
-        accepted = accepted_residual(values, run.norm[rows], tol / 5, A.dtype) / 2
+
+        # Rayleigh–Ritz on the span of Q.
+        values, residuals = state.ritz_values(rows, wanted)
+        accepted = accepted_residual(values, state.norm[rows], wish.tol / 5, A.dtype) / 2
         converged = (residuals <= accepted).all(-1)
 
+        # Where pairs found before are verified: do they still lead, and can one be missing?
         missed = ((values - found[rows]).abs() > accepted).any(-1)
         holds = verifying[rows] & ~missed
         complete = holds & (full | last)
-        complete[holds] |= run.seen_by_now(rows[holds], found[rows[holds]], wanted)
-        ready = ~holds & (last | converged)
-        run.restart(rows[ready], wanted)
-        run.restart(rows[full & ~complete & ~ready], kept)
-        active[rows[complete | (ready & last)]] = False
+        complete[holds] |= state.rules_out_others(rows[holds], found[rows[holds]], wanted)
 
+        # Where the pairs have converged, keep them alone, and verify them from a random vector.
+        ready = ~holds & (last | converged)
+        state.restart(rows[ready], wanted)
+        state.renew(rows[ready & ~last])
         verifying[rows] = holds | (ready & ~last)
         found[rows[ready]] = values[ready]
-        run.renew(rows[ready & ~last])
+
+        # Elsewhere, make room in a full basis; and stop what is complete, or has no steps left.
+        state.restart(rows[full & ~complete & ~ready], kept)
+        active[rows[complete | (ready & last)]] = False
         # A check costs an eigendecomposition: at most an eighth of the steps may be superfluous.
-        next_check[rows] = run.size[rows] + (run.size[rows] // 8).clamp(min=1)
-    return verified(A, run.basis[:, :k].mT, tol, run.norm, run.steps, run.steps)
+        next_check[rows] = state.size[rows] + (state.size[rows] // 8).clamp(min=1)
+    candidates, lifts = lift(operator, state.basis[:, :k].mT, request.k)
+    return SolverResult(
+        candidates=candidates,
+        iterations=state.steps,
+        n_products=products_in(A) * int(state.steps.max()) + lifts,
+        norm=state.norm,
+    )
+
+
+def _basis_size(n: int, request: Request) -> int:
+    k, most = request.k, request.max_basis
+    size = min(n, 2 * k + 40 if most is None else most)
+    if size < min(n, k + 2):
+        raise ValueError(f"max_basis={most} must be at least min(n, k + 2) = {min(n, k + 2)}")
+    return size
 
 
 def _ends(count: int, which: str) -> Ends:
@@ -117,7 +127,7 @@ def _ends(count: int, which: str) -> Ends:
         "smallest": (0, count),
         "both": ((count + 1) // 2, count // 2),
     }
-    return ends[require_choice("which", which, ends)]
+    return ends[which]
 
 
 class ThickRestart:
@@ -141,16 +151,17 @@ class ThickRestart:
         self.size = torch.zeros(batch, dtype=torch.long, device=A.device)
         self.steps = torch.zeros_like(self.size)
         self.each = torch.arange(batch, device=A.device)
-        q = self.basis[:, 0] if start is None else as_start(start, A).sum(-1)
+        q = self.basis[:, 0] if start is None else unit_start(start, A).sum(-1)
         # A sum of directions that cancel says nothing.
         q = torch.where(q.norm(dim=-1, keepdim=True) > 1e-6, q, 0.0)
         nothing = (q == 0).all(-1)
-        self.basis[:, 0] = unit((q + self._fresh(nothing)).unsqueeze(-1)).squeeze(-1)
+        self.basis[:, 0] = normalise((q + self._random(nothing)).unsqueeze(-1)).squeeze(-1)
 
     def step(self, active: Tensor) -> None:
         """Add q to Q, for the samples that are ``active``, with one product; others stay put."""
+        # A q = Q t + w, with w orthogonal to Q, and t a new row and column of T
         q = self.basis[self.each, self.size] * active.unsqueeze(-1)
-        image = product(self.A, q.unsqueeze(-1))
+        image = multiply(self.A, q.unsqueeze(-1))
         w, coefficients = project_out(image, self.basis.mT)
         self.T[self.each, self.size] = coefficients.squeeze(-1)
         self.T[self.each, :, self.size] = coefficients.squeeze(-1)
@@ -158,17 +169,18 @@ class ThickRestart:
         self.size += active
         self.steps += active
 
+        # β = ‖w‖ and q ← w/β, or a random vector if β = 0 and there is room for one
         beta = w.flatten(1).norm(dim=-1)
         # Below this, w is rounding error of the projection: the Krylov space is invariant.
         beta = torch.where(beta > 8 * torch.finfo(beta.dtype).eps * self.norm, beta, 0.0)
         self.beta = torch.where(active, beta, self.beta)
         room = active & (self.size < w.shape[-2])
-        w = unit(w).squeeze(-1) * ((beta > 0) & room).unsqueeze(-1)
-        w = w + self._fresh((beta == 0) & room)
+        w = normalise(w).squeeze(-1) * ((beta > 0) & room).unsqueeze(-1)
+        w = w + self._random((beta == 0) & room)
         kept = self.basis[self.each, self.size]
         self.basis[self.each, self.size] = torch.where(active.unsqueeze(-1), w, kept)
 
-    def ritz_pairs(self, rows: Tensor, ends: Ends) -> tuple[Tensor, Tensor]:
+    def ritz_values(self, rows: Tensor, ends: Ends) -> tuple[Tensor, Tensor]:
         """Ritz values ``(len(rows), k)`` at the ends, descending, and their residual norms."""
         values, vectors = self._ritz(rows, ends)
         last = vectors[torch.arange(len(rows), device=rows.device), self.size[rows] - 1]
@@ -192,10 +204,10 @@ class ThickRestart:
         where = torch.zeros_like(self.each, dtype=torch.bool)
         where[rows] = True
         self.basis[rows, self.size[rows]] = 0
-        fresh = self._fresh(where)
+        fresh = self._random(where)
         self.basis[rows, self.size[rows]] = fresh[rows]
 
-    def seen_by_now(self, rows: Tensor, found: Tensor, ends: Ends) -> Tensor:
+    def rules_out_others(self, rows: Tensor, found: Tensor, ends: Ends) -> Tensor:
         """Whether the steps since :meth:`renew` rule out eigenvalues beyond those found, bool.
 
         An eigenvector missed would have to be nearly orthogonal to the random start; a component
@@ -219,7 +231,7 @@ class ThickRestart:
     def _ritz(self, rows: Tensor, ends: Ends) -> tuple[Tensor, Tensor]:
         T, size = self.T[rows, : self.limit, : self.limit], self.size[rows, None]
         index = torch.arange(self.limit, device=rows.device)
-        values, vectors = ritz(T, index < size)
+        values, vectors = padded_eigh(T, index < size)
         high, low = ends
         # Unused directions come first in the ascending order.
         from_above = (self.limit - 1 - index[:high]).expand(len(rows), high)
@@ -232,12 +244,12 @@ class ThickRestart:
             -1, chosen.unsqueeze(-2).expand(-1, self.limit, -1)
         )
 
-    def _fresh(self, where: Tensor) -> Tensor:
+    def _random(self, where: Tensor) -> Tensor:
         """Random unit vectors ``(B, n)`` orthogonal to the basis; 0 outside ``where``."""
         if not where.any():
             return torch.zeros_like(self.basis[:, 0])
         drawn = self.streams.normal(self.basis.shape[-1], 1, like=self.basis, where=where)
-        return unit(project_out(drawn, self.basis.mT)[0]).squeeze(-1)
+        return normalise(project_out(drawn, self.basis.mT)[0]).squeeze(-1)
 
 
 def largest_component(T: Tensor, size: Tensor, beta: Tensor, eigenvalue: Tensor) -> Tensor:

@@ -5,9 +5,7 @@ al., "BLOPEX" (2007), and the orthonormal basis of Hetmaniuk & Lehoucq, "Basis s
 (2006), and Duersch et al., "A robust and efficient implementation of LOBPCG" (2018).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from linear_operator import LinearOperator
@@ -15,18 +13,11 @@ from torch import Tensor
 
 from ..arguments import require_finite
 from ..sampling import SampleStreams
-from .records import EigenPairs
-from .subspace import (
-    accepted_residual,
-    as_start,
-    orthonormalised,
-    product,
-    projected,
-    ritz,
-    verified,
-)
-
-Preconditioner: TypeAlias = LinearOperator | Callable[[Tensor], Tensor]
+from .convergence import accepted_residual
+from .dense import descending_eigh, orthonormalise, padded_eigh, symmetrise
+from .records import SolverResult
+from .request import Preconditioner, Request
+from .small_side import lift, move_to_small_side, multiply, products_in, unit_start
 
 # Vectors iterated beyond k: convergence depends on the gap below the last of them. Half of them
 # are always random.
@@ -41,16 +32,12 @@ MARGIN = 0.01
 STILL = 1e-12
 
 
+# Iterations after which a sample is given up.
+MAX_STEPS = 500
+
+
 @torch.no_grad()
-def lobpcg(
-    A: LinearOperator,
-    k: int,
-    tol: float,
-    streams: SampleStreams,
-    start: Tensor | None = None,
-    preconditioner: Preconditioner | None = None,
-    max_iterations: int = 500,
-) -> EigenPairs:
+def lobpcg(operator: LinearOperator, request: Request, streams: SampleStreams) -> SolverResult:
     """The k largest eigenpairs of a symmetric operator, definite or not.
 
     In each iteration a block of k + 4 vectors X is replaced by the leading Ritz vectors of the span
@@ -65,55 +52,79 @@ def lobpcg(
     the guards are drawn anew, and the search repeated.
 
     Args:
-        A: ``(B, n, n)``, float32 or float64.
-        k: how many, 1 ≤ k ≤ n.
-        tol: a pair is converged when ‖Av − λv‖ ≤ max(tol·|λ|, 32·eps·‖A‖). Iterations go on until
-            half of that.
+        operator: ``(B, n, n)``, float32 or float64. Of a pullback metric without a preconditioner,
+            the smaller side of its J is iterated on.
+        request: k; tol, of which half is left to certification; ``start``, approximate
+            eigenvectors, leading ones first, of which the first k + 2 are used, while the rest of
+            the block is random; ``preconditioner``, applied to residuals ``(B, n, C)``, symmetric
+            and positive definite, near the inverse of μ − A for μ not far above the spectrum;
+            ``max_steps``, iterations, 500 by default.
         streams: random vectors; a sample's result depends on its own stream alone.
-        start: ``(n, p)`` or ``(B, n, p)``, approximate eigenvectors, leading ones first. The first
-            k + 2 are used; the rest of the block is random.
-        preconditioner: applied to residuals ``(B, n, C)``; symmetric and positive definite, near
-            the inverse of μ − A for μ not far above the spectrum.
-        max_iterations: give up on samples that need more.
 
     Returns:
-        :class:`EigenPairs`; ``n_products`` counts columns that were not zero.
+        a :class:`~pullback.eigen.records.SolverResult`, whose ``n_products`` counts columns that
+        were not zero.
 
     Raises:
         ValueError: ``start`` does not fit, or a product or preconditioned residual is not finite.
     """
-    n, block = A.shape[-1], k + GUARDS
-    if 3 * block > n:
-        return _dense(A, k, tol)
-    state = _begin(A, block, k, streams, start)
+    A, wish = move_to_small_side(operator, request)
+    k, block = wish.k, wish.k + GUARDS
+    if 3 * block > A.shape[-1]:
+        X, norm, products = _diagonalise(A)
+        iterations = torch.zeros_like(products)
+    else:
+        X, norm, products, iterations = _iterate(A, wish, block, streams)
+    candidates, lifts = lift(operator, X[..., :k], request.k)
+    return SolverResult(
+        candidates=candidates,
+        iterations=iterations,
+        n_products=products_in(A) * int(products.max()) + lifts,
+        norm=norm,
+    )
+
+
+def _iterate(
+    A: LinearOperator, request: Request, block: int, streams: SampleStreams
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """X ``(B, n, block)``, the norm of A, and products and iterations of each sample, ``(B,)``."""
+    k, most = request.k, MAX_STEPS if request.max_steps is None else request.max_steps
+    state = _begin(A, block, request, streams)
     active = torch.ones(A.shape[0], dtype=torch.bool, device=A.device)
     iterations = torch.zeros(A.shape[0], dtype=torch.long, device=A.device)
     products, since = torch.full_like(iterations, block), torch.zeros_like(iterations)
     # A block that is all random lacks nothing: there is no value to compare with.
-    before = state.values if start is not None else torch.full_like(state.values, torch.nan)
+    random = request.start is None
+    before = torch.full_like(state.values, torch.nan) if random else state.values
     while True:
+        # R = A X − X Λ: which vectors have converged, and which samples may stop?
         residuals = state.AX - state.X * state.values.unsqueeze(-2)
-        converged, settled = _judge(residuals.norm(dim=-2), state, k, tol, A.dtype)
-        exhausted = iterations == max_iterations
+        converged, settled = _judge(residuals.norm(dim=-2), state, k, request.tol, A.dtype)
+        exhausted = iterations == most
         ready = active & settled & (since >= SEARCH) & ~exhausted
+
+        # Draw the guards anew where they have found what the start lacked.
         margin = accepted_residual(before, state.norm, MARGIN, A.dtype)
         poor = ready & ((state.values - before).abs() > margin)[:, :k].any(-1)
         if poor.any():
-            state = _renew(A, state, k, streams, poor)
+            state = _renew_guards(A, state, k, streams, poor)
             before = torch.where(poor.unsqueeze(-1), state.values, before)
             products, since = products + GUARDS * poor, since * ~poor
             continue
         active = active & ~ready & ~exhausted
         if not active.any():
-            break
+            return state.X, state.norm, products, iterations
+
+        # W = the preconditioned R of what moves, orthonormal to X and P
         moving = active.unsqueeze(-1) & ~converged
-        W = _preconditioned(residuals * moving.unsqueeze(-2), preconditioner, A.dtype)
-        W = orthonormalised(W, torch.cat([state.X, state.P], dim=-1))
+        W = _precondition(residuals * moving.unsqueeze(-2), request.preconditioner, A.dtype)
+        W = orthonormalise(W, torch.cat([state.X, state.P], dim=-1))
         used = (W != 0).any(-2)
         W = W[..., used.any(0)]
-        state = _advance(state, W, product(A, W), active)
+
+        # X ← the leading Ritz vectors of [X P W], P ← what is new in them
+        state = _advance(state, W, multiply(A, W), active)
         products, since, iterations = products + used.sum(-1), since + active, iterations + active
-    return verified(A, state.X[..., :k], tol, state.norm, products, iterations)
 
 
 @dataclass(frozen=True)
@@ -132,27 +143,25 @@ class _State:
     norm: Tensor
 
 
-def _begin(
-    A: LinearOperator, block: int, k: int, streams: SampleStreams, start: Tensor | None
-) -> _State:
+def _begin(A: LinearOperator, block: int, request: Request, streams: SampleStreams) -> _State:
     like = torch.empty(0, dtype=torch.float64, device=A.device)
     X = streams.normal(A.shape[-1], block, like=like)
-    if start is not None:
-        given = as_start(start, A)[..., : k + GUARDS // 2]
+    if request.start is not None:
+        given = unit_start(request.start, A)[..., : request.k + GUARDS // 2]
         X = torch.cat([given, X[..., given.shape[-1] :]], dim=-1)
     # Where the start is dependent, Householder vectors complete it.
     X = torch.linalg.qr(X)[0]
-    return _restricted(X, product(A, X))
+    return _rotate_to_ritz(X, multiply(A, X))
 
 
-def _renew(
+def _renew_guards(
     A: LinearOperator, state: _State, k: int, streams: SampleStreams, where: Tensor
 ) -> _State:
     """Replace the guard vectors by random ones, for the samples ``where``; P is dropped."""
     X, AX = state.X[..., :k], state.AX[..., :k]
     drawn = streams.normal(A.shape[-1], GUARDS, like=X, where=where)
-    fresh = orthonormalised(drawn, X)
-    other = _restricted(torch.cat([X, fresh], -1), torch.cat([AX, product(A, fresh)], -1))
+    fresh = orthonormalise(drawn, X)
+    other = _rotate_to_ritz(torch.cat([X, fresh], -1), torch.cat([AX, multiply(A, fresh)], -1))
     return _State(
         **{
             name: torch.where(where.view(-1, *(1,) * (own.ndim - 1)), getattr(other, name), own)
@@ -171,9 +180,8 @@ def _judge(
     return converged, converged[:, :k].all(-1) & guarded
 
 
-def _restricted(X: Tensor, AX: Tensor) -> _State:
-    values, C = torch.linalg.eigh(projected(X, AX))
-    values, C = values.flip(-1), C.flip(-1)
+def _rotate_to_ritz(X: Tensor, AX: Tensor) -> _State:
+    values, C = descending_eigh(X.mT @ AX)
     nothing = torch.zeros_like(X)
     return _State(X @ C, AX @ C, nothing, nothing, values, values.abs().amax(-1))
 
@@ -189,13 +197,13 @@ def _advance(state: _State, W: Tensor, AW: Tensor, active: Tensor) -> _State:
     S = torch.cat([state.X, state.P, W], dim=-1)
     AS = torch.cat([state.AX, state.AP, AW], dim=-1)
     valid = (S != 0).any(-2)
-    values, vectors = ritz(projected(S, AS), valid)
+    values, vectors = padded_eigh(symmetrise(S.mT @ AS), valid)
     largest = torch.where(valid.sort(dim=-1).values, values.abs(), 0.0).amax(-1)
     C = vectors[..., -block:].flip(-1) * valid.unsqueeze(-1)
     change = C.clone()
     change[:, :block] = 0
     change = torch.where(change.norm(dim=-2, keepdim=True) > STILL, change, 0.0)
-    D = orthonormalised(change, C)
+    D = orthonormalise(change, C)
 
     active = active[:, None, None]
     return _State(
@@ -208,7 +216,7 @@ def _advance(state: _State, W: Tensor, AW: Tensor, active: Tensor) -> _State:
     )
 
 
-def _preconditioned(
+def _precondition(
     residuals: Tensor, preconditioner: Preconditioner | None, dtype: torch.dtype
 ) -> Tensor:
     if preconditioner is None:
@@ -222,11 +230,10 @@ def _preconditioned(
     return images.double()
 
 
-def _dense(A: LinearOperator, k: int, tol: float) -> EigenPairs:
-    """All of a small matrix, from n products."""
+def _diagonalise(A: LinearOperator) -> tuple[Tensor, Tensor, Tensor]:
+    """All eigenvectors of a small matrix, its norm, and the products taken, ``(B,)``."""
     batch, n = A.shape[0], A.shape[-1]
     identity = torch.eye(n, dtype=torch.float64, device=A.device).expand(batch, n, n)
-    values, vectors = torch.linalg.eigh(projected(identity, product(A, identity)))
-    none = torch.zeros(batch, dtype=torch.long, device=A.device)
-    norm = values.abs().amax(-1)
-    return verified(A, vectors[..., -k:].flip(-1), tol, norm, none + n, none)
+    values, vectors = descending_eigh(multiply(A, identity))
+    products = torch.full((batch,), n, dtype=torch.long, device=A.device)
+    return vectors, values.abs().amax(-1), products

@@ -6,19 +6,14 @@ from torch import Tensor
 from ..arguments import require_finite
 from ..operators import PullbackMetric
 from ..sampling import SampleStreams
-from .bidiagonalisation import SmallSide
-from .golub_kahan import StoppingRule
-from .records import PROBES, Candidates, Run, Spectrum, rounding
-from .subspace import combined
+from .convergence import rounding
+from .dense import combine_rows, descending_eigh, symmetrise
+from .records import PROBES, Candidates, SolverResult, Spectrum
+from .request import Request
+from .small_side import NOT_FINITE, weigh, wide_jacobian
 
 
-def nystrom(
-    metric: PullbackMetric,
-    k: int,
-    streams: SampleStreams,
-    sketch: Tensor | None = None,
-    enough: StoppingRule | None = None,
-) -> Run:
+def nystrom(metric: PullbackMetric, request: Request, streams: SampleStreams) -> SolverResult:
     """Approximate K = JJᵀ by (KW)(WᵀKW)⁺(KW)ᵀ for p sketch vectors W: p VJPs and p JVPs.
 
     None of these products waits for another. The approximation is J P Jᵀ with P the projector onto
@@ -28,74 +23,68 @@ def nystrom(
 
     Args:
         metric: ``(B, N, N)``.
-        k: number of eigenvectors.
+        request: k; ``start``, a subspace near the leading one, such as that of
+            :class:`pullback.WarmStart`, for the sketch, which is random, with p = 2k + 14, without
+            it; and ``stopping_rule``, a further condition to count as finished.
         streams: random vectors for the sketch and the probes.
-        sketch: ``(m, p)``, m the smaller side of J: a subspace near the leading one, such as that
-            of :class:`pullback.WarmStart`; random, with p = 2k + 14, if absent.
-        enough: a further condition to count as finished, ``Spectrum → (B,) bool``.
 
     Returns:
-        :class:`~pullback.eigen.records.Run`. ``finished`` is what the probes and ``enough`` say;
-        residuals are known only after certification.
+        a :class:`~pullback.eigen.records.SolverResult`. ``finished`` is what the probes and the
+        stopping rule say; residuals are known only after certification.
 
     Raises:
         ValueError: the metric has a weight and J more rows than columns, or the sketch has another
             length than the smaller side of J.
     """
-    rows, columns = metric.jacobian.shape[-2:]
-    wide = rows <= columns
-    if not wide and metric.weight is not None:
-        raise ValueError(
-            "method='nystrom' takes a weighted metric only if the Jacobian has no more rows than "
-            f"columns, got {rows}×{columns}; use method='dual'"
-        )
-    J = metric.jacobian if wide else metric.jacobian.mT
+    k, J = request.k, wide_jacobian(metric, "nystrom")
     batch, rows, columns = J.shape
-    small = SmallSide(metric, batch, rows)
-    like = torch.empty(0, dtype=metric.dtype, device=metric.device)
-    if sketch is None:
-        W = streams.normal(rows, min(rows, 2 * k + 14), like=like.double())
-    elif sketch.shape[0] == rows:
-        W = sketch.to(small.basis).expand(batch, -1, -1)
-    else:
-        raise ValueError(f"the sketch has {sketch.shape[0]} rows; this metric's has {rows}")
-    MW = small.weigh(torch.linalg.qr(W)[0])
+    W = torch.linalg.qr(_sketch(metric, request, streams, rows))[0]
     # One vector after the other: no tensor has p vectors of N entries.
+    MW = weigh(metric, W)
     Y = [J._t_matmul(w.to(metric.dtype)).mT for w in MW.split(1, dim=-1)]
     Z = torch.cat([J._matmul(y.mT) for y in Y], dim=-1).double()
-    require_finite(Z, "the map's derivative is NaN or infinite")
-    values, c = torch.linalg.eigh(_symmetric(MW.mT @ Z))
-    floor = rounding((rows, columns), metric.dtype)
-    # V = Yᵀ T is orthonormal; directions that rounding hides become columns of zeros.
-    kept = (values > floor * values[:, -1:]) & (values > 0)
-    T = c * torch.where(kept, values, torch.inf).rsqrt().unsqueeze(-2)
-    JV = Z @ T
-    ritz, rotation = torch.linalg.eigh(_symmetric(JV.mT @ small.weigh(JV)))
-    ritz, rotation = ritz.flip(-1).clamp(min=0), rotation.flip(-1)
+    require_finite(Z, NOT_FINITE)
 
-    probes = streams.normal(PROBES, columns, like=like).mT
+    # V = Yᵀ T is orthonormal; directions that rounding hides become columns of zeros.
+    noise = rounding((rows, columns), metric.dtype)
+    squares, c = torch.linalg.eigh(symmetrise(MW.mT @ Z))
+    kept = (squares > noise * squares[:, -1:]) & (squares > 0)
+    T = c * torch.where(kept, squares, torch.inf).rsqrt().unsqueeze(-2)
+    JV = Z @ T
+    values, rotation = descending_eigh(JV.mT @ weigh(metric, JV))
+    small_side = JV @ rotation
+
+    # What the probes have outside of V.
+    probes = streams.normal(PROBES, columns, like=Y[0]).mT
     inside = T.mT @ torch.cat([y @ probes for y in Y], dim=-2).double()
     left_out = J._matmul(probes).double() - JV @ inside
-    unresolved = (rows - kept.sum(-1)).double()
-    spectrum = Spectrum.probed(ritz, left_out.mT @ small.weigh(left_out), unresolved)
-    finished = spectrum.hides_nothing(k, floor**2)
+    products = left_out.mT @ weigh(metric, left_out)
+    spectrum = Spectrum.from_probes(values.clamp(min=0), products, (rows - kept.sum(-1)).double())
+    finished = spectrum.contains_leading(k, noise**2)
+    if request.stopping_rule is not None:
+        finished &= request.stopping_rule(spectrum)
 
-    small_side = JV @ rotation
     padding = (0, max(0, k - len(Y)))
-    if wide:
+    if J is metric.jacobian:
         coefficients = torch.nn.functional.pad((T @ rotation)[..., :k], padding)
-        candidates = combined(Y, coefficients).mT
+        candidates = combine_rows(Y, coefficients).mT
     else:
         candidates = torch.nn.functional.pad(small_side[..., :k], padding).to(metric.dtype)
-    return Run(
+    return SolverResult(
         candidates=Candidates(candidates),
         small_side=small_side,
         spectrum=spectrum,
         iterations=torch.ones(batch, dtype=torch.long, device=metric.device),
-        finished=finished if enough is None else finished & enough(spectrum),
+        finished=finished,
         n_products=2 * len(Y) + PROBES,
     )
 
 
-def _symmetric(matrix: Tensor) -> Tensor:
-    return (matrix + matrix.mT) / 2
+def _sketch(metric: PullbackMetric, request: Request, streams: SampleStreams, rows: int) -> Tensor:
+    """W, ``(B, m, p)`` float64, m the smaller side of J."""
+    like = torch.empty(0, dtype=torch.float64, device=metric.device)
+    if request.start is None:
+        return streams.normal(rows, min(rows, 2 * request.k + 14), like=like)
+    if request.start.shape[0] != rows:
+        raise ValueError(f"the sketch has {request.start.shape[0]} rows; this metric's has {rows}")
+    return request.start.to(like).expand(metric.shape[0], -1, -1)

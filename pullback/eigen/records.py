@@ -1,6 +1,6 @@
 """What every eigensolver returns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -11,14 +11,6 @@ PROBES = 6
 # An eigenvalue λ left out would show as a remainder under UNSEEN·λ with probability 1e-3 only
 # (a quantile of χ² with six degrees of freedom).
 UNSEEN = 0.381 / PROBES
-
-
-class ConvergenceWarning(UserWarning):
-    """Eigenpairs are less accurate than was asked for."""
-
-
-class RankWarning(UserWarning):
-    """More eigenpairs were asked for than the metric has above rounding error."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +45,19 @@ class Spectrum:
         values: ``(B, r)`` float64, Ritz values, descending, padded with zeros.
         remainder: ``(B,)`` float64, trace of what the Ritz values leave out.
         remainder_error: ``(B,)`` float64, its standard error.
-        shared: ``(B,)``, m, about how many eigenvalues share the remainder at least.
-        unresolved: ``(B,)``, r, how many do at most.
+        least_parts: ``(B,)``, m, about how many eigenvalues share the remainder at least.
+        most_parts: ``(B,)``, r, how many do at most.
     """
 
     values: Tensor
     remainder: Tensor
     remainder_error: Tensor
-    shared: Tensor
-    unresolved: Tensor
+    least_parts: Tensor
+    most_parts: Tensor
 
     @classmethod
-    def probed(cls, values: Tensor, products: Tensor, unresolved: Tensor) -> "Spectrum":
-        """From what the probes z leave out: ``(B, PROBES, PROBES)``, zᵢᵀ G' zⱼ of the rest G'.
+    def from_probes(cls, values: Tensor, products: Tensor, most_parts: Tensor) -> "Spectrum":
+        """From ``products`` zᵢᵀ G' zⱼ, ``(B, PROBES, PROBES)``, of probes z with the rest G'.
 
         The mean R of the diagonal is an unbiased estimate of tr G'. The squares beside it have the
         mean ‖G'‖²_F, so R²/‖G'‖²_F, the number of equal eigenvalues that would do the same, is
@@ -78,24 +70,24 @@ class Spectrum:
         remainder = squares.mean(-1)
         beside = products.square().sum((-2, -1)) - squares.square().sum(-1)
         norm_squared = beside.clamp(min=0) / (PROBES * (PROBES - 1))
-        shared = 0.5 * remainder.square() / torch.where(norm_squared > 0, norm_squared, 1.0)
-        shared = torch.minimum(shared, unresolved).clamp(min=1)
-        variance = 2 / (PROBES * shared)  # of R over its mean
+        parts = 0.5 * remainder.square() / torch.where(norm_squared > 0, norm_squared, 1.0)
+        parts = torch.minimum(parts, most_parts).clamp(min=1)
+        variance = 2 / (PROBES * parts)  # of R over its mean
         quantile = (1 - variance / 9 - 1.96 * variance.sqrt() / 3) ** 3
-        return cls(values, remainder, (1 / quantile - 1) / 2 * remainder, shared, unresolved)
+        return cls(values, remainder, (1 / quantile - 1) / 2 * remainder, parts, most_parts)
 
     def select(self, samples: Tensor) -> "Spectrum":
         """Those of some samples (indices)."""
         return Spectrum(**{name: tensor[samples] for name, tensor in vars(self).items()})
 
-    def hides_nothing(self, k: int, floor: float) -> Tensor:
+    def contains_leading(self, k: int, noise: float) -> Tensor:
         """Whether no eigenvalue as large as the k-th value can be left out, ``(B,)`` bool.
 
-        True where the remainder is rounding error, under ``floor`` times the trace, too.
+        True where the remainder is rounding error, under ``noise`` times the trace, too.
         """
         trace = self.values.sum(-1) + self.remainder
         last = self.values[:, k - 1] if self.values.shape[-1] >= k else torch.zeros_like(trace)
-        return self.remainder <= torch.maximum(UNSEEN * last, floor * trace)
+        return self.remainder <= torch.maximum(UNSEEN * last, noise * trace)
 
 
 @dataclass(frozen=True)
@@ -116,60 +108,60 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What a method leaves, before its eigenpairs are certified.
+class SolverResult:
+    """What a solver leaves, before its eigenpairs are certified.
 
     Attributes:
         candidates: k approximate eigenvectors.
+        iterations: ``(B,)``, see :class:`EigenPairs`.
+        n_products: products with J or Jᵀ, or with an operator that is no pullback metric, columns
+            counted; the most of any sample.
+        finished: ``(B,)`` bool, whether the solver's own stopping rule was met; None if it has
+            none that the residuals do not tell.
         small_side: ``(B, m, r)`` float64, left singular vectors (on the smaller side of J), each
             as long as its singular value, if more than k are known: what warm starts learn from.
         spectrum: the whole spectrum, as far as it was seen, if more is known than k values.
-        iterations: ``(B,)``, see :class:`EigenPairs`.
-        finished: ``(B,)`` bool, whether the method's own stopping rule was met.
-        n_products: products with J or Jᵀ, columns counted.
+        norm: ``(B,)``, the largest Ritz value in modulus that was met, unless that is the first
+            candidate's.
     """
 
     candidates: Candidates
-    small_side: Tensor | None
-    spectrum: Spectrum | None
     iterations: Tensor
-    finished: Tensor
     n_products: int
+    finished: Tensor | None = None
+    small_side: Tensor | None = None
+    spectrum: Spectrum | None = None
+    norm: Tensor | None = None
 
 
-def gathered(parts: list[tuple[Tensor, Run]]) -> Run:
-    """One run from those of disjoint samples (indices), which together are 0 … B − 1."""
-    runs = [run for _, run in parts]
-    if len(runs) == 1:
-        return runs[0]
+def merge_samples(parts: list[tuple[Tensor, SolverResult]]) -> SolverResult:
+    """One result from those of disjoint samples (indices), which together are 0 … B − 1."""
+    results = [result for _, result in parts]
+    if len(results) == 1:
+        return results[0]
     order = torch.cat([samples for samples, _ in parts]).argsort()
 
-    def joined(tensors: list[Any]) -> Any:
-        if tensors[0] is None:
-            return None
-        if tensors[0].ndim > 1:  # more values are known of samples that took more steps
-            tensors = _equally_wide(tensors)
-        if tensors[0].ndim > 2:  # columns, of which each lies together
-            return torch.cat([tensor.mT for tensor in tensors])[order].mT
-        return torch.cat(tensors)[order]
+    def merge(fields: list[Any]) -> Any:
+        first = fields[0]
+        if is_dataclass(first) and not isinstance(first, type):
+            merged = {name: merge([getattr(f, name) for f in fields]) for name in vars(first)}
+            return type(first)(**merged)
+        if not isinstance(first, Tensor):
+            return None if first is None else max(fields)
+        if first.ndim > 1:  # more values are known of samples that took more steps
+            fields = _pad_to_same_width(fields)
+        if first.ndim > 2:  # columns, of which each lies together
+            return torch.cat([tensor.mT for tensor in fields])[order].mT
+        return torch.cat(fields)[order]
 
-    def fields(records: list[Any]) -> dict[str, Any]:
-        return {name: joined([getattr(r, name) for r in records]) for name in vars(records[0])}
-
-    return Run(
-        candidates=Candidates(**fields([run.candidates for run in runs])),
-        spectrum=Spectrum(**fields([run.spectrum for run in runs])),
-        small_side=joined([run.small_side for run in runs]),
-        iterations=joined([run.iterations for run in runs]),
-        finished=joined([run.finished for run in runs]),
-        n_products=max(run.n_products for run in runs),
-    )
+    merged: SolverResult = merge(results)
+    return merged
 
 
 Record = TypeVar("Record", EigenPairs, Spectrum)
 
 
-def replaced(record: Record, where: Tensor, other: Record) -> Record:
+def replace_samples(record: Record, where: Tensor, other: Record) -> Record:
     """A copy with the samples at ``where`` (indices) taken from a record of those samples alone.
 
     Products and iterations add up.
@@ -184,28 +176,14 @@ def replaced(record: Record, where: Tensor, other: Record) -> Record:
             columns[name] = own.index_add(0, where, new)
             continue
         if name == "values":  # spectra may differ in length
-            own, new = _equally_wide([own, new])
+            own, new = _pad_to_same_width([own, new])
         columns[name] = own.index_copy(0, where, new)
     return type(record)(**columns)
 
 
-def _equally_wide(tensors: list[Tensor]) -> list[Tensor]:
+def _pad_to_same_width(tensors: list[Tensor]) -> list[Tensor]:
     """Tensors with zeros behind, where others have more columns."""
     width = max(tensor.shape[-1] for tensor in tensors)
     missing = [width - tensor.shape[-1] for tensor in tensors]
     pad = torch.nn.functional.pad
     return [pad(t, (0, n)) if n else t for t, n in zip(tensors, missing, strict=True)]
-
-
-def rounding(shape: torch.Size | tuple[int, int], dtype: torch.dtype) -> float:
-    """σ/σ₁ under which a singular value is rounding error, for products of this shape and dtype.
-
-    Errors of products of n terms add up like √n·eps; the factor 4 leaves a margin.
-    """
-    return 4 * max(shape) ** 0.5 * torch.finfo(dtype).eps
-
-
-def zero_below(shape: torch.Size | tuple[int, int], dtype: torch.dtype) -> float:
-    """λ/λ₁ under which an eigenvalue is 0: that of the products, or of a float64 Gram matrix."""
-    gram = 4 * min(shape) * torch.finfo(torch.float64).eps
-    return max(rounding(shape, dtype) ** 2, gram)

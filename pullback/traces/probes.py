@@ -7,6 +7,7 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
+from ..eigen.dense import project_out
 from ..products import MAX_BLOCK
 from ..sampling import SampleStreams
 
@@ -35,10 +36,8 @@ class Complement:
         self.dimension = self.size - locked.double().square().sum((-2, -1)).round()
 
     def project(self, columns: Tensor) -> Tensor:
-        """The part of ``(*batch, N, C)`` in the complement; twice is enough (Parlett 1980)."""
-        for _ in range(2):
-            columns = columns - self.locked @ (self.locked.mT @ columns)
-        return columns
+        """The part of ``(*batch, N, C)`` in the complement."""
+        return project_out(columns, self.locked)[0]
 
     def probes(self, streams: SampleStreams, count: int) -> Iterator[Tensor]:
         """Test vectors z with E zzᵀ the projector onto the complement, in groups of columns.

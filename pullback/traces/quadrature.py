@@ -11,10 +11,11 @@ from linear_operator import LinearOperator
 from torch import Tensor
 
 from ..arguments import require_integer, require_square
+from ..eigen.dense import tridiagonal_eigh
 from ..sampling import SampleStreams, as_generator
 from .integrands import Integrand, as_integrand
-from .lanczos import Tridiagonal, lanczos
 from .records import Estimate
+from .tridiagonal import Tridiagonal, tridiagonalise
 
 Interval = tuple[float | Tensor | None, float | Tensor | None]
 
@@ -80,7 +81,7 @@ def quadratic_form(
         raise ValueError(
             f"v must be a tensor {operator.dtype} {tuple(operator.shape[:-1])}, got {got}"
         )
-    _, T = lanczos(operator, v.unsqueeze(-1), steps, scale=_size(operator))
+    _, T = tridiagonalise(operator, v.unsqueeze(-1), steps, scale=_size(operator))
     value, spread, lower, upper = bracket(T, f, interval)
     return Estimate(
         value.squeeze(-1),
@@ -102,7 +103,7 @@ def _size(operator: LinearOperator) -> Tensor:
 
 def gauss(T: Tridiagonal) -> Rule:
     """The Gauss rule: n nodes, exact for polynomials of degree up to 2n − 1 (Sec. 6.2)."""
-    nodes, vectors = _eigen(T.diagonal, T.off_diagonal[..., :-1])
+    nodes, vectors = tridiagonal_eigh(T.diagonal, T.off_diagonal[..., :-1])
     return Rule(nodes, T.mass.unsqueeze(-1) * vectors[..., 0, :].square())
 
 
@@ -114,23 +115,18 @@ def radau(T: Tridiagonal, end: Tensor, below: bool) -> Rule:
     rounding of A; nodes beyond the end are moved back to it.
     """
     moved = end + (-2 if below else 2) * T.allowance
-    nodes, vectors = _eigen(T.diagonal, T.off_diagonal[..., :-1])
+    nodes, vectors = tridiagonal_eigh(T.diagonal, T.off_diagonal[..., :-1])
     distance = nodes - moved.unsqueeze(-1)
     last = T.off_diagonal[..., -1]
     # The continued fraction eₙᵀ(T − end)⁻¹eₙ, from what the Gauss rule knows already.
     correction = (vectors[..., -1, :].square() / distance).sum(-1) * last.square()
     # A rule that has come to its end is never asked for; any finite matrix will do.
     corner = torch.where(T.exact, T.diagonal[..., 0], moved + correction)
-    nodes, vectors = _eigen(torch.cat([T.diagonal, corner.unsqueeze(-1)], -1), T.off_diagonal)
+    nodes, vectors = tridiagonal_eigh(
+        torch.cat([T.diagonal, corner.unsqueeze(-1)], -1), T.off_diagonal
+    )
     back = torch.maximum if below else torch.minimum
     return Rule(back(nodes, end.unsqueeze(-1)), T.mass.unsqueeze(-1) * vectors[..., 0, :].square())
-
-
-def _eigen(diagonal: Tensor, off_diagonal: Tensor) -> tuple[Tensor, Tensor]:
-    matrix = torch.diag_embed(diagonal)
-    matrix = matrix + torch.diag_embed(off_diagonal, 1) + torch.diag_embed(off_diagonal, -1)
-    eigen: tuple[Tensor, Tensor] = torch.linalg.eigh(matrix)
-    return eigen
 
 
 def bracket(

@@ -8,13 +8,13 @@ from linear_operator import LinearOperator
 from torch import Tensor
 
 from ..arguments import require_integer, require_square
-from ..eigen import EigenPairs
+from ..eigen.records import EigenPairs
 from ..sampling import SampleStreams, as_generator
 from .integrands import XLOGX, Integrand, as_integrand
-from .lanczos import Tridiagonal, lanczos
 from .probes import Complement, sampling_error
 from .quadrature import Interval, bracket, gauss
 from .records import Estimate
+from .tridiagonal import Tridiagonal, tridiagonalise
 
 
 @torch.no_grad()
@@ -133,7 +133,7 @@ def sample_spectrum(
         complement = Complement(operator, deflate.vectors * deflated.unsqueeze(-2))
         scale = torch.where(deflated, values.abs(), 0.0).amax(-1)
     runs = [
-        lanczos(operator, z, steps, complement, scale)[1]
+        tridiagonalise(operator, z, steps, complement, scale)[1]
         for z in complement.probes(streams, probes)
     ]
     T = Tridiagonal(

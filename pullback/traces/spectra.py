@@ -7,7 +7,9 @@ from linear_operator import LinearOperator
 from torch import Tensor
 
 from ..arguments import require_choice, require_square
-from ..eigen import Spectrum, StoppingRule, Task, over_batch, solve
+from ..eigen.driver import find_pairs, map_over_batch, solve
+from ..eigen.records import Spectrum
+from ..eigen.request import Request, StoppingRule
 from ..operators import PullbackMetric
 from ..sampling import SampleStreams, as_generator
 from .estimators import hutch_plus_plus, hutchinson, xtrace
@@ -54,7 +56,7 @@ def trace(
     require_square(metric)
     require_choice("method", method, TRACE_METHODS)
     if method == "auto" and isinstance(metric, PullbackMetric):
-        return _estimate(metric, generator, trace_of, accurate_trace)
+        return _estimate(metric, generator, estimate_trace, is_trace_accurate)
     estimators = {"hutchinson": hutchinson, "hutch++": hutch_plus_plus}
     return estimators.get(method, xtrace)(metric, probes, generator)
 
@@ -96,27 +98,30 @@ def entropy(
     require_choice("method", method, ENTROPY_METHODS)
     if method == "auto" and isinstance(metric, PullbackMetric):
         return _estimate(
-            metric, generator, lambda s: entropies_of(s)[normalization], accurate_entropies
+            metric,
+            generator,
+            lambda s: estimate_entropies(s)[normalization],
+            are_entropies_accurate,
         )
     return _sampled_entropy(metric, normalization, generator, probes, steps)
 
 
-def trace_of(spectrum: Spectrum) -> Estimate:
+def estimate_trace(spectrum: Spectrum) -> Estimate:
     """Σλ of a spectrum; the exact part plus the estimated remainder."""
     return Estimate(spectrum.values.sum(-1) + spectrum.remainder, spectrum.remainder_error)
 
 
-def entropies_of(spectrum: Spectrum) -> dict[str, Estimate]:
+def estimate_entropies(spectrum: Spectrum) -> dict[str, Estimate]:
     """The entropy of a spectrum by each normalization, see :func:`entropy`.
 
     With T = Σλ and A = Σ λ log λ, the three are −A, log T − A/T and (T log λ₁ − A)/λ₁.
     """
-    T, largest = trace_of(spectrum).value, spectrum.values[..., 0]
+    T, largest = estimate_trace(spectrum).value, spectrum.values[..., 0]
     A = torch.xlogy(spectrum.values, spectrum.values).sum(-1)
     # The remainder's own Σ λ log λ is R log R − R·H, with the entropy H of how it is shared: at
     # least log m (Rényi's, of order 2), at most log r, which is two standard errors either way.
     R, dR = spectrum.remainder, spectrum.remainder_error
-    least, most = spectrum.shared.log(), spectrum.unresolved.clamp(min=1).log()
+    least, most = spectrum.least_parts.log(), spectrum.most_parts.clamp(min=1).log()
     H, dH = (least + most) / 2, (most - least) / 4
     A = A + torch.xlogy(R, R) - R * H
     # The derivative of A by R; T contains R too.
@@ -140,17 +145,17 @@ def entropies_of(spectrum: Spectrum) -> dict[str, Estimate]:
     }
 
 
-def accurate_trace(spectrum: Spectrum) -> Tensor:
+def is_trace_accurate(spectrum: Spectrum) -> Tensor:
     """Whether the trace is within TRACE_TOL, relatively, ``(B,)`` bool."""
-    total = trace_of(spectrum)
+    total = estimate_trace(spectrum)
     return total.std_error <= TRACE_TOL * total.value
 
 
-def accurate_entropies(spectrum: Spectrum) -> Tensor:
+def are_entropies_accurate(spectrum: Spectrum) -> Tensor:
     """Whether all three entropies are within their tolerance times max(1, |S|), ``(B,)`` bool."""
     accurate = [
         estimate.std_error <= ENTROPY_TOL[normalization] * estimate.value.abs().clamp(min=1)
-        for normalization, estimate in entropies_of(spectrum).items()
+        for normalization, estimate in estimate_entropies(spectrum).items()
     ]
     return torch.stack(accurate).all(0)
 
@@ -159,10 +164,10 @@ def _estimate(
     metric: PullbackMetric,
     generator: torch.Generator | None,
     read: Callable[[Spectrum], Estimate],
-    enough: StoppingRule,
+    stopping_rule: StoppingRule,
 ) -> Estimate:
     def run(metric: PullbackMetric, streams: SampleStreams) -> Estimate:
-        _, spectrum = solve(metric, Task(1, enough=enough), streams)
+        _, spectrum = solve(metric, Request(1, stopping_rule=stopping_rule), streams)
         return read(spectrum)
 
     return _for_each_batch(metric, generator, run)
@@ -178,8 +183,8 @@ def _sampled_entropy(
     def run(operator: LinearOperator, streams: SampleStreams) -> Estimate:
         pairs = None
         if isinstance(operator, PullbackMetric):
-            k = min(DEFLATED, operator.shape[-1])
-            pairs, _ = solve(operator, Task(k), streams)
+            request = Request(min(DEFLATED, operator.shape[-1]))
+            pairs = find_pairs(operator, request, streams)
         sample = sample_spectrum(operator, streams, probes, steps, pairs)
         return entropy_of_sample(sample, normalization)
 
@@ -199,4 +204,4 @@ def _for_each_batch(
         return {name: tensor for name, tensor in vars(estimate).items() if tensor is not None}
 
     with torch.no_grad():
-        return Estimate(**over_batch(operator, tensors)).to(operator.dtype)
+        return Estimate(**map_over_batch(operator, tensors)).to(operator.dtype)

@@ -7,6 +7,7 @@ from torch import Tensor
 import pullback as pb
 from pullback.eigen.bidiagonalisation import Bidiagonalisation
 from pullback.eigen.golub_kahan import golub_kahan
+from pullback.eigen.request import Request
 from pullback.sampling import SampleStreams
 from tests.eigen.test_eigsh import HARD, geometric, with_spectrum
 
@@ -27,9 +28,9 @@ def assert_identities(
     eps, (rows, columns) = torch.finfo(J.dtype).eps, J.shape[-2:]
     J, M = J.double(), torch.eye(rows) if weight is None else weight
     M = M.double()
-    U = process.small.basis.mT
-    V = torch.cat([*process.blocks, process.next], dim=1).double().mT
-    H, C, s = process.H, process.C, process.H.shape[-1]
+    U = process.left.vectors.mT
+    V = torch.cat([*process.blocks, process.next_block], dim=1).double().mT
+    H, C, s = process.H, process.coupling, process.H.shape[-1]
     scale = torch.linalg.matrix_norm(J, 2).max() * torch.linalg.matrix_norm(M, 2).max().sqrt()
     tolerance = 10 * eps * columns
     torch.testing.assert_close(J @ V[..., :s], U @ H, rtol=0, atol=(tolerance * scale).item())
@@ -54,8 +55,7 @@ def test_identities_with_restarts(spectrum, width, dtype):
     J = torch.stack([with_spectrum(HARD[spectrum], 30, 60, seed) for seed in (0, 1)]).to(dtype)
     process = Bidiagonalisation(pb.PullbackMetric(J), streams(2), width)
     for step in range(1, 9):
-        process.complete_step()
-        process.half_step()
+        process.expand()
         assert_identities(process, J, renewed=step > 4)
         if step == 4:
             # The first sample goes on from where it was, the second from a random vector.
@@ -70,8 +70,7 @@ def test_identities_with_a_weight_and_a_frozen_sample():
     metric = pb.PullbackMetric(J, weight.expand(2, 20, 20))
     process = Bidiagonalisation(metric, streams(2))
     for step in range(8):
-        process.complete_step()
-        process.half_step()
+        process.expand()
         if step == 4:
             process.freeze(torch.tensor([True, False]))
     assert process.steps.tolist() == [5, 8]
@@ -84,20 +83,21 @@ def test_a_small_basis_finds_the_same_by_restarts(width):
     J = torch.stack([with_spectrum(s, 120, 200, seed) for seed, s in enumerate(spectra)])
     metric = pb.PullbackMetric(J)
     with torch.no_grad():
-        run = golub_kahan(metric, 4, 1e-6, streams(2), width=width, max_basis=20)
-    assert run.finished.all()
-    values = run.candidates.images.square().sum(-2)
+        request = Request(4, tol=1e-6, block=width, max_basis=20)
+        result = golub_kahan(metric, request, streams(2))
+    assert result.finished.all()
+    values = result.candidates.images.square().sum(-2)
     exact = torch.stack([s[:4] for s in spectra])
     torch.testing.assert_close(values, exact, rtol=1e-6, atol=0)
-    assert (run.iterations * width > 20).any()
+    assert (result.iterations * width > 20).any()
 
 
 def test_steps_that_run_out_are_reported():
     metric = pb.PullbackMetric(with_spectrum(geometric(100, 0.99), 100, 150)[None])
     with torch.no_grad():
-        run = golub_kahan(metric, 4, 1e-6, streams(1), max_steps=6)
-    assert not run.finished.any()
-    assert run.iterations.tolist() == [6]
+        result = golub_kahan(metric, Request(4, tol=1e-6, max_steps=6), streams(1))
+    assert not result.finished.any()
+    assert result.iterations.tolist() == [6]
 
 
 def test_products_are_counted():
@@ -108,5 +108,5 @@ def test_products_are_counted():
     metric.jacobian._matmul = lambda rhs: calls.append(rhs.shape[-1]) or matmul(rhs)
     metric.jacobian._t_matmul = lambda rhs: calls.append(rhs.shape[-1]) or t_matmul(rhs)
     with torch.no_grad():
-        run = golub_kahan(metric, 3, 1e-4, streams(1))
-    assert run.n_products == sum(calls)
+        result = golub_kahan(metric, Request(3), streams(1))
+    assert result.n_products == sum(calls)

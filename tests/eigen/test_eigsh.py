@@ -14,6 +14,7 @@ from linear_operator.operators import DenseLinearOperator
 from torch import Tensor
 
 import pullback as pb
+import pullback.eigen
 from tests.conftest import ConvEncoder, SmoothEncoder, dense_jacobian, numbered, prescribed
 
 METHODS = ["dual", "golub-kahan", "lanczos", "lobpcg", "nystrom"]
@@ -296,3 +297,12 @@ def test_lost_accuracy_is_reported():
     with pytest.warns(pb.ConvergenceWarning, match=r"of 2 samples missed tol=0.0001; the worst"):
         pairs = pb.eigsh(pb.PullbackMetric(J), 2, "golub-kahan")
     assert not pairs.converged.all()
+
+
+def test_public_names():
+    names = """
+        METHODS ConvergenceWarning EigenPairs Preconditioner RankWarning SingularTriplets WarmStart
+        eigsh expected_products svds
+    """
+    assert pullback.eigen.__all__ == names.split()
+    assert all(hasattr(pullback.eigen, name) for name in names.split())

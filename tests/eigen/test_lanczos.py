@@ -7,8 +7,9 @@ from linear_operator.operators import DenseLinearOperator
 from torch import Tensor
 
 import pullback as pb
-from pullback.eigen.lanczos import ThickRestart, lanczos, largest_component
-from pullback.eigen.subspace import orthonormalised
+from pullback.eigen.driver import find_pairs
+from pullback.eigen.lanczos import ThickRestart, largest_component
+from pullback.eigen.request import Request, check_request
 from pullback.sampling import SampleStreams
 from tests.eigen.test_eigsh import DTYPES, HARD, geometric, with_spectrum
 
@@ -17,6 +18,12 @@ ENDS = {"largest": (5, 0), "smallest": (0, 5), "both": (3, 2)}
 
 def streams(batch: int, seed: int = 0) -> SampleStreams:
     return SampleStreams(batch, torch.Generator().manual_seed(seed))
+
+
+def lanczos(A, k, tol, streams, which="largest", **settings) -> pb.EigenPairs:
+    """Certified eigenpairs, by Lanczos on the operator itself."""
+    request = Request(k, "lanczos", tol, which=which, **settings)
+    return find_pairs(A, check_request(A, request), streams)
 
 
 def psd(spectrum: Tensor, n: int, seed: int = 0) -> Tensor:
@@ -94,63 +101,67 @@ def test_a_pullback_metric_of_the_small_side(dtype):
 
 def test_factorisation_holds_through_restarts():
     A = torch.stack([symmetric(torch.linspace(-1, 1, 80), seed) for seed in range(3)])
-    run = ThickRestart(DenseLinearOperator(A), 12, streams(3))
+    state = ThickRestart(DenseLinearOperator(A), 12, streams(3))
     everyone = torch.ones(3, dtype=torch.bool)
 
     def factorisation() -> None:
-        for i, (size, beta) in enumerate(zip(run.size.tolist(), run.beta, strict=True)):
-            Q, q, T = run.basis[i, :size], run.basis[i, size], run.T[i, :size, :size]
+        for i, (size, beta) in enumerate(zip(state.size.tolist(), state.beta, strict=True)):
+            Q, q, T = state.basis[i, :size], state.basis[i, size], state.T[i, :size, :size]
             last = torch.nn.functional.one_hot(torch.tensor(size - 1), size)
             torch.testing.assert_close(A[i] @ Q.mT, Q.mT @ T + beta * torch.outer(q, last))
-            vectors = run.basis[i, : size + 1]
+            vectors = state.basis[i, : size + 1]
             gap = (vectors @ vectors.mT - torch.eye(size + 1, dtype=torch.float64)).abs().max()
             assert gap <= 10 * 80 * torch.finfo(torch.float64).eps
 
     for _ in range(9):
-        run.step(everyone)
+        state.step(everyone)
     factorisation()
     # One sample restarts, then another; the third stays put meanwhile.
     two = torch.tensor([True, True, False])
-    run.restart(torch.tensor([0]), (3, 2))
-    run.step(two)
+    state.restart(torch.tensor([0]), (3, 2))
+    state.step(two)
     factorisation()
-    run.restart(torch.tensor([1]), (4, 0))
-    assert run.size.tolist() == [6, 4, 9]
+    state.restart(torch.tensor([1]), (4, 0))
+    assert state.size.tolist() == [6, 4, 9]
     for _ in range(3):
-        run.step(two)
+        state.step(two)
         factorisation()
-    assert run.size.tolist() == [9, 7, 9]
-    assert run.steps.tolist() == [13, 13, 9]
+    assert state.size.tolist() == [9, 7, 9]
+    assert state.steps.tolist() == [13, 13, 9]
 
 
 def test_restarts_do_not_make_ritz_values_worse():
     A = symmetric(torch.linspace(-1, 1, 80))[None]
-    run, one = ThickRestart(DenseLinearOperator(A), 10, streams(1)), torch.tensor([0])
+    state, one = ThickRestart(DenseLinearOperator(A), 10, streams(1)), torch.tensor([0])
     high, low = torch.tensor(-1.0), torch.tensor(1.0)
     for _ in range(5):
-        while run.size < 10:
-            run.step(torch.tensor([True]))
-        values, residuals = run.ritz_pairs(one, (1, 1))
+        while state.size < 10:
+            state.step(torch.tensor([True]))
+        values, residuals = state.ritz_values(one, (1, 1))
         assert values[0, 0] >= high
         assert values[0, 1] <= low
         high, low = values[0]
-        run.restart(one, (3, 3))
+        state.restart(one, (3, 3))
     assert residuals.max() < 0.1
 
 
 def test_no_eigenvector_has_more_of_the_start_than_the_recurrence_allows():
     A = symmetric(geometric(60, 0.8))
     values, vectors = torch.linalg.eigh(A)
-    run = ThickRestart(DenseLinearOperator(A[None]), 20, streams(1))
-    components = (vectors.mT @ run.basis[0, 0]).abs()
+    state = ThickRestart(DenseLinearOperator(A[None]), 20, streams(1))
+    components = (vectors.mT @ state.basis[0, 0]).abs()
     for _ in range(11):
-        run.step(torch.tensor([True]))
-        bound = torch.cat([largest_component(run.T, run.size, run.beta, v[None]) for v in values])
+        state.step(torch.tensor([True]))
+        bound = torch.cat(
+            [largest_component(state.T, state.size, state.beta, v[None]) for v in values]
+        )
         assert (components <= bound * (1 + 1e-6)).all()
     # The bound is attained for eigenvalues that the Krylov space has resolved.
     torch.testing.assert_close(bound[-3:], components[-3:], rtol=1e-2, atol=0.0)
     # What the start lacks is ruled out after a few steps.
-    beyond = largest_component(run.T, run.size, run.beta, torch.tensor([1.5], dtype=torch.float64))
+    beyond = largest_component(
+        state.T, state.size, state.beta, torch.tensor([1.5], dtype=torch.float64)
+    )
     assert beyond < 1e-6
 
 
@@ -234,7 +245,7 @@ def test_agreement_with_scipy(which, name):
 def test_what_is_not_reached_is_reported():
     G = psd(torch.linspace(1, 0.9, 400), 400)[None]
     for most in (0, 10, 30, 60):
-        pairs = lanczos(DenseLinearOperator(G), 5, 1e-4, streams(1), max_products=most)
+        pairs = lanczos(DenseLinearOperator(G), 5, 1e-4, streams(1), max_steps=most - 5)
         honest(G, pairs)
         assert not pairs.converged.all()
         assert pairs.n_products == max(10, most)
@@ -260,21 +271,3 @@ def test_what_is_not_accepted():
     broken[1, 2, 2] = torch.inf
     with pytest.raises(ValueError, match="the operator's product is NaN or infinite in sample 1"):
         lanczos(DenseLinearOperator(broken), 2, 1e-4, streams(2))
-
-
-def test_orthonormal_bases_drop_what_is_dependent():
-    g = torch.Generator().manual_seed(0)
-    basis = torch.linalg.qr(torch.randn(2, 200, 6, generator=g, dtype=torch.float64))[0]
-    new = torch.randn(2, 200, 3, generator=g, dtype=torch.float64)
-    inside = basis @ torch.randn(2, 6, 2, generator=g, dtype=torch.float64)
-    nearly = inside + 1e-13 * torch.randn(2, 200, 2, generator=g, dtype=torch.float64)
-    block = torch.cat([1e8 * new, new[..., :1] - new[..., 1:2], 0 * inside, 1e-8 * nearly], dim=-1)
-    block[1, :, 0] = 0
-    found = orthonormalised(block, basis)
-    used = (found != 0).any(-2)
-    # The second sample has the difference of two vectors in place of the first of them.
-    assert used.sum(-1).tolist() == [3, 3]
-    both = torch.cat([basis, found], dim=-1)
-    gram = both.mT @ both
-    expected = torch.diag_embed(torch.cat([torch.ones_like(used[:, :6]), used], dim=-1).double())
-    assert (gram - expected).abs().max() < 1e-13

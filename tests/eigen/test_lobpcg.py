@@ -8,10 +8,16 @@ from linear_operator.operators import DenseLinearOperator, DiagLinearOperator
 from torch import Tensor
 
 import pullback as pb
-from pullback.eigen.lobpcg import lobpcg
+from pullback.eigen.driver import find_pairs
+from pullback.eigen.request import Request
 from pullback.sampling import SampleStreams
 from tests.eigen.test_eigsh import DTYPES, HARD, geometric, with_spectrum
 from tests.eigen.test_lanczos import check, honest, psd, streams, symmetric
+
+
+def lobpcg(A, k, tol, streams, **settings) -> pb.EigenPairs:
+    """Certified eigenpairs, by LOBPCG on the operator itself."""
+    return find_pairs(A, Request(k, "lobpcg", tol, **settings), streams)
 
 
 def negative_laplacian(n: int) -> Tensor:
@@ -154,7 +160,7 @@ def test_agreement_with_scipy():
 def test_what_is_not_reached_is_reported():
     G = psd(torch.linspace(1, 0.9, 400), 400)[None]
     for most in (0, 1, 10):
-        pairs = lobpcg(DenseLinearOperator(G), 5, 1e-6, streams(1), max_iterations=most)
+        pairs = lobpcg(DenseLinearOperator(G), 5, 1e-6, streams(1), max_steps=most)
         honest(G, pairs, 1e-6)
         assert not pairs.converged.any()
         assert pairs.iterations.tolist() == [most]

@@ -1,4 +1,4 @@
-"""eigsh of operators that are no pullback metrics, and svds; against scipy and dense."""
+"""eigsh of operators that are no pullback metrics, against scipy and dense."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from linear_operator.operators import (
 
 import pullback as pb
 from pullback.eigen import METHODS
-from tests.conftest import ConvEncoder
 from tests.eigen.test_eigsh import geometric, with_spectrum
 
 
@@ -63,39 +62,6 @@ def test_a_preconditioner():
     helped = pb.eigsh(operator, 2, "lobpcg", preconditioner=inverse.unsqueeze(0))
     torch.testing.assert_close(helped.values, plain.values, rtol=1e-4, atol=0)
     assert helped.iterations < plain.iterations
-
-
-@pytest.mark.parametrize("shape", [(30, 70), (70, 30)])
-@pytest.mark.parametrize("method", METHODS)
-def test_svds_against_scipy(method, shape):
-    J = with_spectrum(geometric(30, 0.5), *shape)
-    triplets = pb.svds(DenseLinearOperator(J), 4, method)
-    u, s, _ = scipy.sparse.linalg.svds(J.numpy(), 4)
-    np.testing.assert_allclose(triplets.values.numpy(), s[::-1], rtol=1e-7)
-    left, right = triplets.left, triplets.right
-    torch.testing.assert_close(J @ right, left * triplets.values, rtol=0, atol=1e-6)
-    eye = torch.eye(4, dtype=torch.float64)
-    torch.testing.assert_close(left.mT @ left, eye)
-    torch.testing.assert_close(right.mT @ right, eye)
-    overlap = np.abs(np.sum(u[:, ::-1] * left.numpy(), axis=0))
-    np.testing.assert_allclose(overlap, 1, atol=1e-6)
-    residuals = (J.mT @ left - right * triplets.values).norm(dim=-2)
-    torch.testing.assert_close(residuals, triplets.residual_norms, rtol=0.01, atol=1e-12)
-
-
-def test_svds_of_a_jacobian_and_beyond_its_rank():
-    encoder = pb.as_map(ConvEncoder(latent=4).eval(), "mean_logvar")
-    J = pb.jacobian(encoder, torch.rand(2, 3, 32, 32))
-    triplets = pb.svds(J, 3)
-    torch.testing.assert_close(
-        triplets.values, torch.linalg.svdvals(J.to_dense())[:, :3], rtol=1e-4, atol=0
-    )
-    with pytest.warns(pb.RankWarning):
-        triplets = pb.svds(DenseLinearOperator(with_spectrum(geometric(2, 0.5), 6, 9)), 4)
-    assert (triplets.values[2:] == 0).all()
-    torch.testing.assert_close(triplets.left.mT @ triplets.left, torch.eye(4).double())
-    with pytest.raises(ValueError, match="k=9 must lie between 1 and min"):
-        pb.svds(J, 9)
 
 
 def test_what_does_not_go_together():

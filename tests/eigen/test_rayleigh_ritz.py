@@ -1,4 +1,4 @@
-"""Residual norms read off a Krylov run, and the product that shows whether they are right."""
+"""Residual norms read off a Krylov process, and the product that shows whether they are right."""
 
 from dataclasses import replace
 
@@ -19,16 +19,15 @@ def streams() -> SampleStreams:
     return SampleStreams(2, torch.Generator().manual_seed(0))
 
 
-def run(dtype: torch.dtype, steps: int):
+def candidates_after(dtype: torch.dtype, steps: int):
     """Candidates after some steps, for two Jacobians 30×80, and these."""
     J = torch.stack([with_spectrum(geometric(30, ratio), 30, 80) for ratio in (0.5, 0.8)]).to(dtype)
     metric = pb.expected_metric(prescribed(J), numbered(J))
     with torch.no_grad():
         process = Bidiagonalisation(metric, streams())
         for _ in range(steps):
-            process.complete_step()
-            process.half_step()
-        return J.double(), metric, process.vectors(K)[0]
+            process.expand()
+        return J.double(), metric, process.candidates(K)[0]
 
 
 def residual_norms(J, ritz):
@@ -38,8 +37,8 @@ def residual_norms(J, ritz):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("steps", [5, 8, 12])
-def test_what_a_run_knows_is_true_and_takes_one_product(dtype, steps):
-    J, metric, candidates = run(dtype, steps)
+def test_what_a_process_knows_is_true_and_takes_one_product(dtype, steps):
+    J, metric, candidates = candidates_after(dtype, steps)
     ritz = rayleigh_ritz(metric, candidates, streams())
     true, noise = residual_norms(J, ritz), 32 * torch.finfo(dtype).eps
     assert ((ritz.residual_norms - true).abs() <= 0.01 * true + noise * ritz.values[:, :1]).all()
@@ -48,8 +47,8 @@ def test_what_a_run_knows_is_true_and_takes_one_product(dtype, steps):
 
 
 @pytest.mark.parametrize("wrong", ["coupling", "outside"])
-def test_what_a_run_knows_wrongly_is_found_out(wrong):
-    J, metric, candidates = run(torch.float64, 8)
+def test_what_a_process_knows_wrongly_is_found_out(wrong):
+    J, metric, candidates = candidates_after(torch.float64, 8)
     known = getattr(candidates, wrong).clone()
     known[1] *= 1.001  # in the second sample
     ritz = rayleigh_ritz(metric, replace(candidates, **{wrong: known}), streams())
@@ -58,7 +57,7 @@ def test_what_a_run_knows_wrongly_is_found_out(wrong):
 
 
 def test_candidates_of_which_nothing_is_known():
-    J, metric, candidates = run(torch.float64, 8)
+    J, metric, candidates = candidates_after(torch.float64, 8)
     ritz = rayleigh_ritz(metric, replace(candidates, images=None), streams())
     torch.testing.assert_close(ritz.residual_norms, residual_norms(J, ritz), rtol=1e-6, atol=1e-13)
     assert ritz.n_products == 2 * K

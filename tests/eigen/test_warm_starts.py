@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import pullback as pb
-from pullback.eigen import Task, solve
+from pullback.eigen.driver import solve
 from pullback.eigen.nystrom import nystrom
+from pullback.eigen.request import Request
 from pullback.sampling import SampleStreams
 from tests.conftest import ConvEncoder
 from tests.eigen.test_eigsh import geometric, with_spectrum
@@ -25,23 +26,25 @@ def test_a_sketch_that_spans_the_range_is_exact():
     metric = pb.PullbackMetric(J)
     left = torch.linalg.svd(J[0])[0][:, :8]
     with torch.no_grad():
-        run = nystrom(metric, 5, SampleStreams(1, torch.Generator()), left)
-    torch.testing.assert_close(run.spectrum.values[0, :5], geometric(5, 0.5))
-    assert run.spectrum.remainder.item() < 1e-12
-    assert run.finished.all()
+        request = Request(5, start=left)
+        result = nystrom(metric, request, SampleStreams(1, torch.Generator()))
+    torch.testing.assert_close(result.spectrum.values[0, :5], geometric(5, 0.5))
+    assert result.spectrum.remainder.item() < 1e-12
+    assert result.finished.all()
 
 
 def test_never_more_than_the_exact_eigenvalues():
     # The approximation J P Jᵀ is at most JJᵀ, and what is left is estimated without bias.
     J = with_spectrum(geometric(60, 0.9), 60, 90).expand(300, 60, 90)
     with torch.no_grad():
-        run = nystrom(pb.PullbackMetric(J), 5, SampleStreams(300, torch.Generator()))
-    values = run.spectrum.values
+        streams = SampleStreams(300, torch.Generator())
+        result = nystrom(pb.PullbackMetric(J), Request(5), streams)
+    values = result.spectrum.values
     exact = geometric(60, 0.9)
     assert (values <= exact[: values.shape[-1]] * (1 + 1e-12)).all()
-    total = values.sum(-1) + run.spectrum.remainder
+    total = values.sum(-1) + result.spectrum.remainder
     error = (total - exact.sum()).abs()
-    assert (error <= 2 * run.spectrum.remainder_error).double().mean() >= 0.9
+    assert (error <= 2 * result.spectrum.remainder_error).double().mean() >= 0.9
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_a_tall_jacobian():
     J = with_spectrum(geometric(20, 0.3), 50, 20)[None]
     with torch.no_grad():
         streams = SampleStreams(1, torch.Generator().manual_seed(0))
-        pairs, _ = solve(pb.PullbackMetric(J), Task(4, "nystrom"), streams)
+        pairs, _ = solve(pb.PullbackMetric(J), Request(4, "nystrom"), streams)
     torch.testing.assert_close(pairs.values[0], geometric(4, 0.3), rtol=1e-6, atol=0)
     weighted = pb.PullbackMetric(J, torch.eye(50, dtype=torch.float64)[None])
     for method in ("nystrom", "golub-kahan"):

@@ -11,18 +11,9 @@ from hypothesis import strategies as st
 from linear_operator.operators import DiagLinearOperator, to_linear_operator
 from torch import Tensor
 
-from pullback.traces import (
-    EXP,
-    INVERSE,
-    LOG,
-    SQRT,
-    XLOGX,
-    Integrand,
-    gauss,
-    lanczos,
-    quadratic_form,
-    radau,
-)
+from pullback.traces import EXP, INVERSE, LOG, SQRT, XLOGX, Integrand, quadratic_form
+from pullback.traces.quadrature import gauss, radau
+from pullback.traces.tridiagonal import tridiagonalise
 from tests.eigen.test_eigsh import HARD, geometric
 from tests.traces.test_estimators import DTYPES, symmetric
 
@@ -44,7 +35,7 @@ def start(n: int, columns: int, dtype=torch.float64, seed: int = 0) -> Tensor:
 def test_the_factorisation_identity(spectrum, steps, dtype):
     eigenvalues = padded(HARD[spectrum])
     A, v = symmetric(eigenvalues).to(dtype), start(20, 3, dtype)
-    Q, T = lanczos(to_linear_operator(A), v, steps)
+    Q, T = tridiagonalise(to_linear_operator(A), v, steps)
     n, eps, size = min(steps, 20), torch.finfo(dtype).eps, eigenvalues.max()
     assert Q.shape == (3, 20, n)
     Q = Q.double()
@@ -68,7 +59,7 @@ def test_the_factorisation_identity(spectrum, steps, dtype):
 def test_rules_are_exact_for_polynomials(n, ends):
     eigenvalues = torch.linspace(0.5, 1.5, 20, dtype=torch.float64)
     v = start(20, 4)
-    _, T = lanczos(DiagLinearOperator(eigenvalues), v, n)
+    _, T = tridiagonalise(DiagLinearOperator(eigenvalues), v, n)
     if ends is None:
         rule = gauss(T)
     else:
@@ -87,7 +78,7 @@ def test_rules_are_exact_for_polynomials(n, ends):
 
 
 def test_nodes_and_weights_agree_with_scipy():
-    _, T = lanczos(DiagLinearOperator(geometric(30, 0.8)), start(30, 2), 8)
+    _, T = tridiagonalise(DiagLinearOperator(geometric(30, 0.8)), start(30, 2), 8)
     rule = gauss(T)
     for i in range(2):
         values, vectors = scipy.linalg.eigh_tridiagonal(

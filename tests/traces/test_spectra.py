@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 import pullback as pb
-from pullback.traces import ENTROPY_TOL
+import pullback.traces
+from pullback.traces.spectra import ENTROPY_TOL
 from tests.eigen.test_eigsh import HARD, geometric, with_spectrum
 
 NORMALIZATIONS = ["none", "trace", "max"]
@@ -83,3 +84,12 @@ def test_what_is_not_accepted():
         pb.entropy(metric, "sum")
     with pytest.raises(TypeError, match="expected a LinearOperator, got Tensor; wrap it with"):
         pb.trace(torch.eye(3))
+
+
+def test_public_names():
+    names = """
+        EXP INVERSE LOG NORMALIZATIONS SQRT XLOGX Estimate Integrand entropy hutch_plus_plus
+        hutchinson quadratic_form trace trace_of_function xtrace
+    """
+    assert pullback.traces.__all__ == names.split()
+    assert all(hasattr(pullback.traces, name) for name in names.split())

@@ -11,7 +11,8 @@ from linear_operator import LinearOperator
 from torch import Tensor
 
 from ..arguments import require_finite
-from ..eigen.records import rounding
+from ..eigen.convergence import rounding
+from ..eigen.dense import project_out, reciprocal
 from .probes import Complement
 
 
@@ -51,7 +52,7 @@ class Tridiagonal:
         )
 
 
-def lanczos(
+def tridiagonalise(
     operator: LinearOperator,
     start: Tensor,
     steps: int,
@@ -75,18 +76,21 @@ def lanczos(
     length = start.double().norm(dim=-2)
     largest = torch.zeros_like(length) if scale is None else scale.unsqueeze(-1).expand_as(length)
     basis = start.new_zeros(*length.shape, steps, N)
-    q = _unit(start.mT, length)
+    q = start.mT * reciprocal(length).unsqueeze(-1).to(start.dtype)
     alphas, betas = [], []
     for step in range(steps):
+        # A q_n = β_{n−1} q_{n−1} + α_n q_n + β_n q_{n+1}, with α_n = q_nᵀ A q_n
         basis[..., step, :] = q
-        product = (operator @ q.mT).mT
-        alpha = (q * product).double().sum(-1)
-        w = _orthogonal(complement.project(product.mT).mT, basis[..., : step + 1, :])
+        product = operator @ q.mT
+        alpha = (q * product.mT).double().sum(-1)
+        # w = β_n q_{n+1} is what A q_n has outside of all q so far.
+        w = complement.project(product).mT.unsqueeze(-1)
+        w = project_out(w, basis[..., : step + 1, :].mT)[0].squeeze(-1)
         beta = w.double().norm(dim=-1)
         largest = torch.maximum(largest, torch.maximum(alpha.abs(), beta))
         # N steps span the space, and fewer may be invariant: what is left is rounding.
         beta = torch.where(beta > relative * largest, beta, 0.0) * (step + 1 < N)
-        q = _unit(w, beta)
+        q = w * reciprocal(beta).unsqueeze(-1).to(w.dtype)
         alphas.append(alpha)
         betas.append(beta)
     diagonal, off_diagonal = torch.stack(alphas, dim=-1), torch.stack(betas, dim=-1)
@@ -97,15 +101,3 @@ def lanczos(
     alive = torch.nn.functional.pad((off_diagonal != 0).cumprod(-1)[..., :-1], (1, 0), value=1)
     diagonal = torch.where(alive > 0, diagonal, diagonal[..., :1])
     return basis.mT, Tridiagonal(diagonal, off_diagonal, length.square(), largest, 2 * relative)
-
-
-def _unit(w: Tensor, length: Tensor) -> Tensor:
-    inverse = torch.where(length > 0, 1 / length, 0.0)
-    return w * inverse.unsqueeze(-1).to(w.dtype)
-
-
-def _orthogonal(w: Tensor, basis: Tensor) -> Tensor:
-    """Take basis rows ``(*, s, N)`` out of w ``(*, N)``; twice is enough (Parlett 1980, §6.9)."""
-    for _ in range(2):
-        w = w - (basis.mT @ (basis @ w.unsqueeze(-1))).squeeze(-1)
-    return w

@@ -1,0 +1,125 @@
+"""Dense linear algebra on small matrices and thin blocks, for a batch of samples."""
+
+import torch
+from torch import Tensor
+
+# Length of what is new in a unit vector, or in a combination of them, under which it counts as
+# dependent. Both together may blow up rounding errors by 1e12, which a second round still mends.
+DEPENDENT = 1e-6
+
+
+def symmetrise(matrix: Tensor) -> Tensor:
+    """(A + Aᵀ)/2, symmetric to the last bit."""
+    return (matrix + matrix.mT) / 2
+
+
+def descending_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues ``(*, m)``, descending, and eigenvectors of symmetric matrices ``(*, m, m)``."""
+    values, vectors = torch.linalg.eigh(symmetrise(matrix))
+    return values.flip(-1), vectors.flip(-1)
+
+
+def padded_eigh(matrix: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues ``(B, m)``, ascending, and eigenvectors of symmetric matrices ``(B, m, m)``.
+
+    Directions that are not ``valid`` (``(B, m)`` bool; rows and columns of zeros) come first.
+    """
+    bound = torch.linalg.matrix_norm(matrix)
+    below = torch.where(bound > 0, -2 * bound, -1.0).unsqueeze(-1)
+    values, vectors = torch.linalg.eigh(matrix + torch.diag_embed(torch.where(valid, 0.0, below)))
+    return values, vectors
+
+
+def tridiagonal_eigh(diagonal: Tensor, off_diagonal: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, ascending, and eigenvectors of tridiagonals ``(*, m)``, ``(*, m − 1)``."""
+    matrix = torch.diag_embed(diagonal)
+    matrix = matrix + torch.diag_embed(off_diagonal, 1) + torch.diag_embed(off_diagonal, -1)
+    values, vectors = torch.linalg.eigh(matrix)
+    return values, vectors
+
+
+def square_root(matrix: Tensor) -> Tensor:
+    """The symmetric root of symmetric positive semi-definite matrices."""
+    values, vectors = torch.linalg.eigh(symmetrise(matrix))
+    return vectors * values.clamp(min=0).sqrt().unsqueeze(-2) @ vectors.mT
+
+
+def project_out(
+    block: Tensor, basis: Tensor, weighted: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Take a basis ``(*, n, m)`` out of columns ``(*, n, C)``.
+
+    Classical Gram–Schmidt, twice, which is enough (Parlett 1980, §6.9).
+
+    Args:
+        block: columns.
+        basis: orthonormal columns V.
+        weighted: MV, if V is orthonormal in the inner product of M.
+
+    Returns:
+        what is left of the columns, and their coefficients ``(*, m, C)`` in the basis.
+    """
+    inner = (basis if weighted is None else weighted).mT
+    first = inner @ block
+    block = _subtract(block, basis, first)
+    second = inner @ block
+    return _subtract(block, basis, second), first + second
+
+
+def _subtract(block: Tensor, basis: Tensor, coefficients: Tensor) -> Tensor:
+    if block.ndim == 3:  # in one operation, for the innermost loop of Golub–Kahan
+        return torch.baddbmm(block, basis, coefficients, alpha=-1)
+    return block - basis @ coefficients
+
+
+def orthonormalise(block: Tensor, basis: Tensor) -> Tensor:
+    """An orthonormal basis of what columns ``(B, n, C)`` add to an orthonormal basis.
+
+    Directions that are dependent, or in the span of the basis, become columns of zeros. By
+    eigenvectors of the Gram matrix (SVQB: Stathopoulos & Wu, "A block orthogonalization procedure
+    with constant synchronization requirements", 2002): unlike QR, that treats all columns alike.
+    """
+    block = normalise(block)
+    for _ in range(2):
+        block, _ = project_out(block, basis)
+        block = normalise(torch.where(block.norm(dim=-2, keepdim=True) > DEPENDENT, block, 0.0))
+        squares, rotation = torch.linalg.eigh(block.mT @ block)
+        lengths = torch.where(squares > DEPENDENT**2, squares, torch.inf).sqrt()
+        block = block @ (rotation / lengths.unsqueeze(-2))
+    return block
+
+
+def normalise(block: Tensor) -> Tensor:
+    """Columns of length 1; zeros remain."""
+    lengths = block.norm(dim=-2, keepdim=True)
+    return block / torch.where(lengths > 0, lengths, 1.0)
+
+
+def reciprocal(length: Tensor) -> Tensor:
+    """1/length, or 0 where the length is 0."""
+    return length.reciprocal().masked_fill_(length == 0, 0.0)
+
+
+def signs(vectors: Tensor) -> Tensor:
+    """Of each column's entry of largest modulus: a vector times its sign is the same in any run."""
+    # Not aminmax, which is many times slower along this dimension.
+    least, most = vectors.amin(dim=-2, keepdim=True), vectors.amax(dim=-2, keepdim=True)
+    return torch.where(most >= -least, 1.0, -1.0).to(vectors)
+
+
+def combine_rows(blocks: list[Tensor], coefficients: Tensor) -> Tensor:
+    """Combinations ``(B, k, n)`` of the rows of blocks ``(B, b, n)``; coefficients ``(B, Σb, k)``.
+
+    As many rows are joined at a time as will be returned, so that no tensor has more of them.
+    """
+    k = coefficients.shape[-1]
+    total = blocks[0].new_zeros(len(coefficients), k, blocks[0].shape[-1])
+    weights = coefficients.mT.to(total.dtype)
+    group: list[Tensor] = []
+    for index, block in enumerate(blocks):
+        group.append(block)
+        rows = sum(member.shape[1] for member in group)
+        if rows >= k or index == len(blocks) - 1:
+            total += weights[..., :rows] @ torch.cat(group, dim=1)
+            group, weights = [], weights[..., rows:]
+    return total
