@@ -14,9 +14,9 @@ from ..arguments import require_finite
 from ..operators import PullbackMetric
 from ..sampling import SampleStreams
 from .convergence import rounding
-from .dense import combine_rows, reciprocal
+from .dense import combine_rows, first_columns, reciprocal
 from .records import PROBES, Candidates, Spectrum
-from .small_side import NOT_FINITE, WeightedBasis, weigh, wide_jacobian
+from .small_side import DERIVATIVE, WeightedBasis, weigh, wide_jacobian
 
 
 class Bidiagonalisation:
@@ -213,15 +213,13 @@ class Bidiagonalisation:
         The former are V y, with J V y = U x σ, or U x if J is tall; the latter U x σ.
         """
         X, sigma, Y = self.svd()
-        small_side = self.left.vectors.mT @ (X * sigma.unsqueeze(-2))
-        padding = (0, max(0, k - sigma.shape[-1]))
-        pad = torch.nn.functional.pad
+        scaled = X * sigma.unsqueeze(-2)
+        small_side = self.left.vectors.mT @ scaled
         if not self.wide:
-            left = self.left.vectors.mT @ pad(X[..., :k], padding)
+            left = self.left.vectors.mT @ first_columns(X, k)
             return Candidates(left.to(self.dtype)), small_side
-        right = combine_rows(self.blocks, pad(Y[..., :k], padding)).mT
-        images = pad(small_side[..., :k], padding)
-        coupling = self.coupling.mT @ pad((X * sigma.unsqueeze(-2))[..., :k], padding)
+        right = combine_rows(self.blocks, first_columns(Y, k)).mT
+        images, coupling = first_columns(small_side, k), self.coupling.mT @ first_columns(scaled, k)
         return Candidates(right, images, self.next_block.mT, coupling), small_side
 
     def spectrum(self) -> Spectrum:
@@ -241,7 +239,7 @@ class Bidiagonalisation:
 
     def _image(self, columns: Tensor) -> Tensor:
         image = self.J._matmul(columns)
-        require_finite(image, NOT_FINITE)
+        require_finite(image, DERIVATIVE)
         self.n_products += columns.shape[-1]
         return image.double()
 

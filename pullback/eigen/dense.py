@@ -107,6 +107,11 @@ def signs(vectors: Tensor) -> Tensor:
     return torch.where(most >= -least, 1.0, -1.0).to(vectors)
 
 
+def first_columns(block: Tensor, k: int) -> Tensor:
+    """The first k columns, and zeros where there are fewer."""
+    return torch.nn.functional.pad(block, (0, k - block.shape[-1]))
+
+
 def combine_rows(blocks: list[Tensor], coefficients: Tensor) -> Tensor:
     """Combinations ``(B, k, n)`` of the rows of blocks ``(B, b, n)``; coefficients ``(B, Σb, k)``.
 

@@ -1,7 +1,8 @@
-"""One way through every method: run it, certify its eigenpairs, escalate what it left undone."""
+"""One way through every method: solve, certify the eigenpairs, escalate what is left undone."""
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from linear_operator import LinearOperator
@@ -9,7 +10,7 @@ from linear_operator.operators import IdentityLinearOperator
 from torch import Tensor
 
 from ..operators import PullbackMetric
-from ..sampling import SampleStreams
+from ..sampling import SampleStreams, as_generator
 from .convergence import accepted_residual, zero_below
 from .cost import choose_method, steps_before_dual
 from .dual import dual
@@ -24,11 +25,17 @@ from .records import (
     EigenPairs,
     SolverResult,
     Spectrum,
-    replace_samples,
+    merge_samples,
+    select_samples,
 )
 from .request import Request
 from .small_side import weigh
 
+Record = TypeVar("Record")
+
+# What a solver takes: an operator ``(B, N, N)``, a :class:`PullbackMetric` unless the solver is one
+# of ON_ANY_OPERATOR; what is asked; and random vectors, of which a sample's result depends on its
+# own alone.
 Solver = Callable[[LinearOperator, Request, SampleStreams], SolverResult]
 
 SOLVERS: dict[str, Solver] = {
@@ -78,19 +85,19 @@ def _solve(
     _teach(operator, result, request, pairs, images)
     spectrum = result.spectrum
 
-    undone = _undone(result, request, pairs).nonzero().flatten()
-    if len(undone):
-        further = replace(
-            request,
-            method=ESCALATION[request.method],
-            warm_start=None,
-            start=None,
-            max_steps=None,
-        )
-        others, _, other = _solve(operator[undone], further, streams.select(undone))
-        pairs = replace_samples(pairs, undone, others)
-        if spectrum is not None and other is not None:
-            spectrum = replace_samples(spectrum, undone, other)
+    undone = _find_undone(result, request, pairs)
+    if not undone.any():
+        return pairs, images, spectrum
+    done, rest = (~undone).nonzero()[:, 0], undone.nonzero()[:, 0]
+    method = ESCALATION[request.method]
+    request = replace(request, method=method, warm_start=None, start=None, max_steps=None)
+    others, _, other = _solve(operator[rest], request, streams.select(rest))
+    merged = merge_samples([(done, select_samples(pairs, done)), (rest, others)])
+    iterations = pairs.iterations.index_add(0, rest, others.iterations)
+    n_products = pairs.n_products + others.n_products
+    pairs = replace(merged, iterations=iterations, n_products=n_products)
+    if spectrum is not None and other is not None:
+        spectrum = merge_samples([(done, select_samples(spectrum, done)), (rest, other)])
     return pairs, images, spectrum
 
 
@@ -145,12 +152,12 @@ def _judge(ritz: RitzPairs, norm: Tensor | None, tol: float) -> Tensor:
     return ritz.residual_norms <= accepted_residual(values, largest, tol, values.dtype)
 
 
-def _undone(result: SolverResult, request: Request, pairs: EigenPairs) -> Tensor:
+def _find_undone(result: SolverResult, request: Request, pairs: EigenPairs) -> Tensor:
     """The samples that another method must go on with, ``(B,)`` bool."""
-    if request.method not in ESCALATION or result.finished is None:
+    if result.finished is None or request.method not in ESCALATION:
         return torch.zeros_like(pairs.iterations, dtype=torch.bool)
-    undone = ~result.finished
-    return undone | ~pairs.converged.all(-1) if request.method == "nystrom" else undone
+    done = result.finished
+    return ~(done & pairs.converged.all(-1) if request.method == "nystrom" else done)
 
 
 def _teach(
@@ -184,14 +191,23 @@ def _probe_remainder(
     return Spectrum.from_probes(values, products, torch.full_like(values[:, 0], parts))
 
 
+@torch.no_grad()
 def map_over_batch(
-    operator: LinearOperator, run: Callable[[LinearOperator], dict[str, Tensor]]
-) -> dict[str, Tensor]:
+    operator: LinearOperator,
+    find: Callable[[LinearOperator, SampleStreams], Record],
+    generator: torch.Generator | None,
+) -> Record:
     """Apply what works on ``(B, N, N)`` to an operator with any number of batch dimensions."""
-    batch = operator.batch_shape
+    generator, batch = as_generator(generator), operator.batch_shape
     if len(batch) == 1:
-        return run(operator)
-    if not batch:
-        return {name: tensor[0] for name, tensor in run(operator.unsqueeze(0)).items()}
-    parts = [map_over_batch(operator[i], run) for i in range(batch[0])]
-    return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+        return find(operator, SampleStreams(batch[0], generator))
+    slices = [operator[i] for i in range(batch[0])] if batch else [operator.unsqueeze(0)]
+    parts = [map_over_batch(part, find, generator) for part in slices]
+
+    def join(fields: list[Any]) -> Any:
+        if isinstance(fields[0], Tensor):
+            return torch.stack(fields) if batch else fields[0][0]
+        return None if fields[0] is None else max(fields)
+
+    joined = {name: join([getattr(part, name) for part in parts]) for name in vars(parts[0])}
+    return type(parts[0])(**joined)

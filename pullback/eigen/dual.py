@@ -7,10 +7,10 @@ from ..arguments import require_finite
 from ..operators import PullbackMetric
 from ..products import MAX_BLOCK
 from ..sampling import SampleStreams
-from .dense import descending_eigh, square_root
+from .dense import descending_eigh, first_columns, square_root
 from .records import Candidates, SolverResult, Spectrum
 from .request import Request
-from .small_side import NOT_FINITE
+from .small_side import DERIVATIVE
 
 
 def dual(metric: PullbackMetric, request: Request, streams: SampleStreams) -> SolverResult:  # noqa: ARG001
@@ -19,16 +19,8 @@ def dual(metric: PullbackMetric, request: Request, streams: SampleStreams) -> So
     JJᵀ (M×M) has the same non-zero eigenvalues as JᵀJ (N×N), and v = Jᵀu/√λ turns its
     eigenvectors into those of JᵀJ; with a weight, M^½ JJᵀ M^½ and v = JᵀM^½u/√λ. If J has more
     rows than columns, its columns are taken instead. Gram matrices are formed and diagonalised in
-    float64, a few samples at a time.
-
-    Args:
-        metric: ``(B, N, N)``.
-        request: k.
-        streams: not used, as nothing is random.
-
-    Returns:
-        a :class:`~pullback.eigen.records.SolverResult` with the complete spectrum; candidates are
-        zero beyond the smaller side of J.
+    float64, a few samples at a time. Nothing is random.
+    Candidates are zero beyond the smaller side of J.
     """
     k = request.k
     rows, columns = metric.jacobian.shape[-2:]
@@ -38,12 +30,13 @@ def dual(metric: PullbackMetric, request: Request, streams: SampleStreams) -> So
         solve_group(metric[start : start + size], k, start)
         for start in range(0, metric.shape[0], size)
     ]
-    values, candidates, small_side = (torch.cat(parts) for parts in zip(*groups, strict=True))
+    values, candidates, vectors = (torch.cat(parts) for parts in zip(*groups, strict=True))
+    values = values.clamp(min=0)
     none = values.new_zeros(len(values))
     return SolverResult(
-        candidates=Candidates(torch.nn.functional.pad(candidates, (0, k - candidates.shape[-1]))),
-        small_side=small_side,
-        spectrum=Spectrum(values.clamp(min=0), none, none, none + 1, none),
+        candidates=Candidates(first_columns(candidates, k)),
+        small_side=vectors * values.sqrt().unsqueeze(-2),
+        spectrum=Spectrum(values, none, none, none + 1, none),
         iterations=torch.zeros_like(none, dtype=torch.long),
         finished=torch.ones_like(none, dtype=torch.bool),
         n_products=min(rows, columns),
@@ -52,19 +45,17 @@ def dual(metric: PullbackMetric, request: Request, streams: SampleStreams) -> So
 
 def _from_rows(metric: PullbackMetric, k: int, start: int) -> tuple[Tensor, Tensor, Tensor]:
     J = metric.jacobian.to_dense()
-    require_finite(J, NOT_FINITE, start)
+    require_finite(J, DERIVATIVE, start)
     root = None if metric.weight is None else square_root(metric.weight.to_dense().double())
     if root is not None:
         J = (root @ J.double()).to(J.dtype)
     rows = J.double()
     values, u = descending_eigh(rows @ rows.mT)
-    lengths = values.clamp(min=0).sqrt().unsqueeze(-2)
-    return values, J.mT @ u[..., :k].to(J.dtype), u * lengths
+    return values, J.mT @ u[..., :k].to(J.dtype), u
 
 
 def _from_columns(metric: PullbackMetric, k: int, start: int) -> tuple[Tensor, Tensor, Tensor]:
     G = metric.to_dense().double()
-    require_finite(G, NOT_FINITE, start)
+    require_finite(G, DERIVATIVE, start)
     values, v = descending_eigh(G)
-    lengths = values.clamp(min=0).sqrt().unsqueeze(-2)
-    return values, v[..., :k].to(metric.dtype), v * lengths
+    return values, v[..., :k].to(metric.dtype), v

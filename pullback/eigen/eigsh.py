@@ -2,10 +2,8 @@
 
 import torch
 from linear_operator import LinearOperator
-from torch import Tensor
 
 from ..arguments import require_square
-from ..sampling import SampleStreams, as_generator
 from .convergence import warn_of_doubts
 from .driver import find_pairs, map_over_batch
 from .records import EigenPairs
@@ -69,24 +67,10 @@ def eigsh(
         RankWarning, ConvergenceWarning: at most once each, with the samples concerned.
     """
     require_square(metric)
-    request = Request(
-        k,
-        method,
-        tol,
-        which=which,
-        block=block,
-        warm_start=warm_start,
-        preconditioner=preconditioner,
-    )
+    request = Request(k, method, tol, None, which, block, warm_start, preconditioner)
     request = check_request(metric, request)
-    generator = as_generator(generator)
-
-    def run(metric: LinearOperator) -> dict[str, Tensor]:
-        pairs = find_pairs(metric, request, SampleStreams(metric.shape[0], generator))
-        return vars(pairs) | {"n_products": torch.full_like(pairs.iterations, pairs.n_products)}
-
-    with torch.no_grad():
-        tensors = map_over_batch(metric, run)
-    pairs = EigenPairs(n_products=int(tensors.pop("n_products").max()), **tensors)
+    pairs = map_over_batch(
+        metric, lambda part, streams: find_pairs(part, request, streams), generator
+    )
     warn_of_doubts(pairs, tol)
     return pairs

@@ -6,7 +6,7 @@ from torch import Tensor
 from ..operators import PullbackMetric
 from ..sampling import SampleStreams
 from .bidiagonalisation import Bidiagonalisation
-from .records import SolverResult, Spectrum, merge_samples
+from .records import SolverResult, Spectrum, merge_samples, select_samples
 from .request import Request
 
 # Numbers in the inputs of a batch up to which products take as long for half of it.
@@ -27,24 +27,22 @@ def golub_kahan(metric: PullbackMetric, request: Request, streams: SampleStreams
     - the stopping rule says so, if there is one,
 
     or when V or U spans its space. A vanishing vector (the Krylov space is invariant) is replaced
-    by a random one.
+    by a random one. A block of b holds b vectors of a repeated eigenvalue, and its products are
+    taken together.
 
-    Args:
-        metric: ``(B, N, N)``.
-        request: k; tol, of eigenvectors; ``stopping_rule``, a further condition, without restarts;
-            ``block``, vectors in a block: a block of b holds b vectors of a repeated eigenvalue,
-            and its products can run together; ``max_basis``, vectors of V kept for a sample before
-            a restart leaves the best half of them: 2k + 90 by default, unlimited with a stopping
-            rule, which asks for more of the spectrum than a restart keeps. It bounds the memory: so
-            many vectors of N entries for each sample.
-        streams: random vectors for the starts and the probes.
+    ``max_basis`` bounds the memory: when V has so many vectors of N entries for each sample, a
+    restart keeps the best half of them. It is 2k + 90 by default, and unlimited with a stopping
+    rule, which asks for more of the spectrum than a restart keeps.
 
     Raises:
         ValueError: the metric has a weight and J more rows than columns.
     """
     k, limit = request.k, min(metric.jacobian.shape[-2:])
     width = min(request.block, limit)
-    capacity = _capacity(request, width, limit)
+    kept = request.max_basis
+    if kept is None:
+        kept = 2 * k + 90 if request.stopping_rule is None else limit
+    capacity = min(limit, max(kept, k + 2 * width))
     # A vanishing vector of V is a column of zeros: there can be more columns than dimensions.
     most = request.max_steps or (2 if capacity == limit else 10) * limit
     process = Bidiagonalisation(metric, streams, width)
@@ -63,11 +61,8 @@ def golub_kahan(metric: PullbackMetric, request: Request, streams: SampleStreams
             lead, accurate = _leading(process, request)
             if accurate.any():
                 spectrum = process.spectrum()
-                finished = accurate & _is_complete(process, spectrum, lead, request)
-                if full:
-                    finished |= accurate & ((lead - found).abs() <= request.tol * lead).all(-1)
-                if request.stopping_rule is not None:
-                    finished &= request.stopping_rule(spectrum)
+                before = found if full else None
+                finished = accurate & _is_enough(process, spectrum, lead, before, request)
                 process.freeze(finished)
             # A check costs eigenvalues of H: an eighth of the steps at most may be superfluous.
             next_check = min(step + max(1, size // width // 8), most)
@@ -81,24 +76,13 @@ def golub_kahan(metric: PullbackMetric, request: Request, streams: SampleStreams
         large = process.next_block.numel() > width * SMALL_BATCH
         if large and 2 * process.active.sum() <= len(samples):
             done, rest = (~process.active).nonzero()[:, 0], process.active.nonzero()[:, 0]
-            seen = None if spectrum is None else spectrum.select(done)
+            seen = None if spectrum is None else select_samples(spectrum, done)
             parts.append((samples[done], _result(process.select(done), k, seen)))
             process, samples, found = process.select(rest), samples[rest], found[rest]
 
         # J V = U H and JᵀM U = V Hᵀ + F Cᵀ, with V ← [V F] and U ← [U P].
         process.expand()
     return merge_samples([*parts, (samples, _result(process, k, spectrum))])
-
-
-def _capacity(request: Request, width: int, limit: int) -> int:
-    """Vectors of V after which a restart is due."""
-    if request.max_basis is not None:
-        kept = request.max_basis
-    elif request.stopping_rule is None:
-        kept = 2 * request.k + 90
-    else:
-        kept = limit
-    return min(limit, max(kept, request.k + 2 * width))
 
 
 def _result(process: Bidiagonalisation, k: int, spectrum: Spectrum | None) -> SolverResult:
@@ -126,12 +110,23 @@ def _leading(process: Bidiagonalisation, request: Request) -> tuple[Tensor, Tens
     return lead, (residuals[:, :k] <= accepted).all(1)
 
 
-def _is_complete(
-    process: Bidiagonalisation, spectrum: Spectrum, lead: Tensor, request: Request
+def _is_enough(
+    process: Bidiagonalisation,
+    spectrum: Spectrum,
+    lead: Tensor,
+    before: Tensor | None,
+    request: Request,
 ) -> Tensor:
-    """Whether none of the k leading eigenvalues is missing, ``(B,)`` bool."""
-    eps = torch.finfo(process.dtype).eps
+    """Whether none of the k leading eigenvalues is missing, nor anything else, ``(B,)`` bool.
+
+    A whole basis that started from a random vector and left the values as they were ``before`` is
+    as good as probes that see nothing.
+    """
+    tol, eps = request.tol, torch.finfo(process.dtype).eps
     # U has a block more than V, in which something larger may just have appeared.
     ahead = spectrum.values[:, : lead.shape[-1]] - lead
-    behind = (ahead <= torch.maximum(request.tol * lead, 32 * eps * lead[:, :1])).all(-1)
-    return behind & spectrum.contains_leading(request.k, process.rounding**2)
+    enough = (ahead <= torch.maximum(tol * lead, 32 * eps * lead[:, :1])).all(-1)
+    enough &= spectrum.contains_leading(request.k, process.rounding**2)
+    if before is not None:
+        enough |= ((lead - before).abs() <= tol * lead).all(-1)
+    return enough if request.stopping_rule is None else enough & request.stopping_rule(spectrum)

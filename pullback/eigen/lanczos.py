@@ -11,9 +11,9 @@ from torch import Tensor
 from ..sampling import SampleStreams
 from .convergence import accepted_residual
 from .dense import normalise, padded_eigh, project_out
-from .records import SolverResult
+from .records import Candidates, SolverResult
 from .request import Request
-from .small_side import lift, move_to_small_side, multiply, products_in, unit_start
+from .small_side import lift, move_to_small_side, multiply, unit_start
 
 # Accepted probability that a verification misses an eigenvector, and how far beyond the last
 # wanted eigenvalue, relative to it, its eigenvalue must lie.
@@ -41,19 +41,10 @@ def lanczos(operator: LinearOperator, request: Request, streams: SampleStreams) 
     and n = 1000 (Kuczyński & Woźniakowski 1992, "Estimating the largest eigenvalue by the power
     and Lanczos algorithms with a random start").
 
-    Args:
-        operator: ``(B, n, n)``, float32 or float64. A pullback metric's leading pairs are looked
-            for on the smaller side of its J.
-        request: k; tol, of which half is left to certification; ``which`` end, or ``"both"``:
-            ⌈k/2⌉ of the high end and ⌊k/2⌋ of the low end; ``start``, approximate eigenvectors,
-            the sum of whose directions starts the recurrence, for about as many products to
-            convergence if they are good; ``max_basis``, vectors kept per sample, at least
-            min(n, k + 2), 2k + 40 by default; ``max_steps``, at least k are taken, 10n + 100 − k by
-            default.
-        streams: random vectors; a sample's result depends on its own stream alone.
-
-    Returns:
-        a :class:`~pullback.eigen.records.SolverResult`, whose ``iterations`` counts Lanczos steps.
+    A pullback metric's leading pairs are looked for on the smaller side of its J. The directions of
+    ``start`` are summed to start the recurrence, which takes about as many products as they are to
+    converge if they are good. ``max_basis`` is at least min(n, k + 2), 2k + 40 by default;
+    ``max_steps`` 10n + 100 − k by default, and at least k are taken.
 
     Raises:
         ValueError: ``start`` or ``max_basis`` is not one of those, or a product is not finite.
@@ -104,13 +95,9 @@ def lanczos(operator: LinearOperator, request: Request, streams: SampleStreams) 
         active[rows[complete | (ready & last)]] = False
         # A check costs an eigendecomposition: at most an eighth of the steps may be superfluous.
         next_check[rows] = state.size[rows] + (state.size[rows] // 8).clamp(min=1)
-    candidates, lifts = lift(operator, state.basis[:, :k].mT, request.k)
-    return SolverResult(
-        candidates=candidates,
-        iterations=state.steps,
-        n_products=products_in(A) * int(state.steps.max()) + lifts,
-        norm=state.norm,
-    )
+    vectors, products = Candidates(state.basis[:, :k].mT), int(state.steps.max())
+    result = SolverResult(vectors, state.steps, products, norm=state.norm)
+    return lift(operator, result, request.k)
 
 
 def _basis_size(n: int, request: Request) -> int:
@@ -122,12 +109,8 @@ def _basis_size(n: int, request: Request) -> int:
 
 
 def _ends(count: int, which: str) -> Ends:
-    ends = {
-        "largest": (count, 0),
-        "smallest": (0, count),
-        "both": ((count + 1) // 2, count // 2),
-    }
-    return ends[which]
+    high = {"largest": count, "smallest": 0, "both": (count + 1) // 2}[which]
+    return high, count - high
 
 
 class ThickRestart:

@@ -15,9 +15,9 @@ from ..arguments import require_finite
 from ..sampling import SampleStreams
 from .convergence import accepted_residual
 from .dense import descending_eigh, orthonormalise, padded_eigh, symmetrise
-from .records import SolverResult
+from .records import Candidates, SolverResult
 from .request import Preconditioner, Request
-from .small_side import lift, move_to_small_side, multiply, products_in, unit_start
+from .small_side import lift, move_to_small_side, multiply, unit_start
 
 # Vectors iterated beyond k: convergence depends on the gap below the last of them. Half of them
 # are always random.
@@ -51,19 +51,9 @@ def lobpcg(operator: LinearOperator, request: Request, streams: SampleStreams) -
     guards find what a start lacks. If they moved a wanted value by over 1 %, the start was poor:
     the guards are drawn anew, and the search repeated.
 
-    Args:
-        operator: ``(B, n, n)``, float32 or float64. Of a pullback metric without a preconditioner,
-            the smaller side of its J is iterated on.
-        request: k; tol, of which half is left to certification; ``start``, approximate
-            eigenvectors, leading ones first, of which the first k + 2 are used, while the rest of
-            the block is random; ``preconditioner``, applied to residuals ``(B, n, C)``, symmetric
-            and positive definite, near the inverse of μ − A for μ not far above the spectrum;
-            ``max_steps``, iterations, 500 by default.
-        streams: random vectors; a sample's result depends on its own stream alone.
-
-    Returns:
-        a :class:`~pullback.eigen.records.SolverResult`, whose ``n_products`` counts columns that
-        were not zero.
+    Of a pullback metric without a preconditioner, the smaller side of its J is iterated on. The
+    first k + 2 vectors of ``start`` are used, and the rest of the block is random. Products that
+    are counted are columns that were not zero. ``max_steps`` is 500 by default.
 
     Raises:
         ValueError: ``start`` does not fit, or a product or preconditioned residual is not finite.
@@ -75,13 +65,8 @@ def lobpcg(operator: LinearOperator, request: Request, streams: SampleStreams) -
         iterations = torch.zeros_like(products)
     else:
         X, norm, products, iterations = _iterate(A, wish, block, streams)
-    candidates, lifts = lift(operator, X[..., :k], request.k)
-    return SolverResult(
-        candidates=candidates,
-        iterations=iterations,
-        n_products=products_in(A) * int(products.max()) + lifts,
-        norm=norm,
-    )
+    result = SolverResult(Candidates(X[..., :k]), iterations, int(products.max()), norm=norm)
+    return lift(operator, result, request.k)
 
 
 def _iterate(

@@ -7,10 +7,10 @@ from ..arguments import require_finite
 from ..operators import PullbackMetric
 from ..sampling import SampleStreams
 from .convergence import rounding
-from .dense import combine_rows, descending_eigh, symmetrise
+from .dense import combine_rows, descending_eigh, first_columns, symmetrise
 from .records import PROBES, Candidates, SolverResult, Spectrum
 from .request import Request
-from .small_side import NOT_FINITE, weigh, wide_jacobian
+from .small_side import DERIVATIVE, weigh, wide_jacobian
 
 
 def nystrom(metric: PullbackMetric, request: Request, streams: SampleStreams) -> SolverResult:
@@ -21,16 +21,9 @@ def nystrom(metric: PullbackMetric, request: Request, streams: SampleStreams) ->
     (Halko, Martinsson & Tropp 2011, §5.5; Tropp, Yurtsever, Udell & Cevher 2017). With a weight M,
     W stands for MW, and ⟨a, b⟩ = aᵀMb. If J has more rows than columns, Jᵀ stands for J.
 
-    Args:
-        metric: ``(B, N, N)``.
-        request: k; ``start``, a subspace near the leading one, such as that of
-            :class:`pullback.WarmStart`, for the sketch, which is random, with p = 2k + 14, without
-            it; and ``stopping_rule``, a further condition to count as finished.
-        streams: random vectors for the sketch and the probes.
-
-    Returns:
-        a :class:`~pullback.eigen.records.SolverResult`. ``finished`` is what the probes and the
-        stopping rule say; residuals are known only after certification.
+    The sketch is ``start``, a subspace near the leading one, or random, with p = 2k + 14. What
+    counts as ``finished`` is what the probes and the stopping rule say; residuals are known only
+    after certification.
 
     Raises:
         ValueError: the metric has a weight and J more rows than columns, or the sketch has another
@@ -43,7 +36,7 @@ def nystrom(metric: PullbackMetric, request: Request, streams: SampleStreams) ->
     MW = weigh(metric, W)
     Y = [J._t_matmul(w.to(metric.dtype)).mT for w in MW.split(1, dim=-1)]
     Z = torch.cat([J._matmul(y.mT) for y in Y], dim=-1).double()
-    require_finite(Z, NOT_FINITE)
+    require_finite(Z, DERIVATIVE)
 
     # V = Yᵀ T is orthonormal; directions that rounding hides become columns of zeros.
     noise = rounding((rows, columns), metric.dtype)
@@ -64,12 +57,10 @@ def nystrom(metric: PullbackMetric, request: Request, streams: SampleStreams) ->
     if request.stopping_rule is not None:
         finished &= request.stopping_rule(spectrum)
 
-    padding = (0, max(0, k - len(Y)))
     if J is metric.jacobian:
-        coefficients = torch.nn.functional.pad((T @ rotation)[..., :k], padding)
-        candidates = combine_rows(Y, coefficients).mT
+        candidates = combine_rows(Y, first_columns(T @ rotation, k)).mT
     else:
-        candidates = torch.nn.functional.pad(small_side[..., :k], padding).to(metric.dtype)
+        candidates = first_columns(small_side, k).to(metric.dtype)
     return SolverResult(
         candidates=Candidates(candidates),
         small_side=small_side,

@@ -18,7 +18,7 @@ from ..operators import PullbackMetric
 from ..sampling import SampleStreams
 from .dense import descending_eigh, normalise, signs
 from .records import Candidates
-from .small_side import NOT_FINITE
+from .small_side import DERIVATIVE, PRODUCT
 
 # Entries of VᵀV − I under which V counts as nearly orthonormal.
 NEARLY = 0.01
@@ -67,7 +67,11 @@ def rayleigh_ritz(
     V = candidates.vectors
     weighted = _weighted(operator, images)
     values, rotation = descending_eigh(mixing.mT @ images.mT @ weighted @ mixing)
-    _check_range(values, V.dtype)
+    if values.max() > torch.finfo(V.dtype).max:
+        raise ValueError(
+            f"eigenvalues up to {values.max().item():.1e} exceed the range of {V.dtype}; "
+            "use float64 inputs, or scale the map's outputs down"
+        )
 
     # By rows, as products come.
     mixing = mixing @ rotation
@@ -122,15 +126,8 @@ def _known_residual_norms(
 ) -> tuple[Tensor, int]:
     """Norms ``(B, k)`` of what JᵀM J V Q − V Q Λ has along V and F, and of the rounding besides.
 
-    Args:
-        operator: JᵀMJ.
-        candidates: V, and what is known of it.
-        weighted: MJV.
-        mixing, values: Q ``(B, k, k)`` and Λ ``(B, k)``.
-        streams: random signs.
-
-    Returns:
-        the norms, NaN where they are not known or not what a product finds; and products taken.
+    With V the candidates, ``weighted`` MJV, ``mixing`` Q ``(B, k, k)`` and ``values`` Λ ``(B, k)``.
+    They are NaN where they are not known or not what a product finds. Products taken come second.
     """
     V, F = candidates.vectors, candidates.outside
     if F is None or candidates.images is None or candidates.coupling is None:
@@ -155,7 +152,7 @@ def _weighted(operator: LinearOperator, images: Tensor) -> Tensor:
     own = isinstance(operator, PullbackMetric)
     columns = images.to(operator.dtype)
     product = operator.weighted(columns) if own else operator @ columns
-    require_finite(product, NOT_FINITE if own else "the operator's product is NaN or infinite")
+    require_finite(product, DERIVATIVE if own else PRODUCT)
     return product.double()
 
 
@@ -165,13 +162,5 @@ def _pulled(operator: LinearOperator, weighted: Tensor) -> Tensor:
     if not isinstance(operator, PullbackMetric):
         return columns
     product: Tensor = operator.jacobian._t_matmul(columns)
-    require_finite(product, NOT_FINITE)
+    require_finite(product, DERIVATIVE)
     return product
-
-
-def _check_range(values: Tensor, dtype: torch.dtype) -> None:
-    if values.max() > torch.finfo(dtype).max:
-        raise ValueError(
-            f"eigenvalues up to {values.max().item():.1e} exceed the range of {dtype}; "
-            "use float64 inputs, or scale the map's outputs down"
-        )

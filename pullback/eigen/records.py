@@ -1,10 +1,13 @@
 """What every eigensolver returns."""
 
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from .dense import first_columns
 
 # Gaussian vectors that estimate the trace of what a method leaves out.
 PROBES = 6
@@ -21,7 +24,7 @@ class EigenPairs:
         values: ``(*batch, k)``, descending; exactly 0 beyond the numerical rank.
         vectors: ``(*batch, N, k)``, orthonormal columns; the largest entry of each is positive.
         residual_norms: ``(*batch, k)``, ‖Gv − λv‖₂, from explicit products, or from those of the
-            run and one more, which shows that they are right (:mod:`pullback.eigen.rayleigh_ritz`).
+            solver and one more, which shows that they are right.
         converged: ``(*batch, k)`` bool, whether the residual is at most
             max(tol·λ, 32·eps·λ₁).
         n_products: products with J or Jᵀ that a sample took, each column counted; the most of
@@ -39,7 +42,7 @@ class EigenPairs:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """All that one run learns of a batch of spectra.
+    """All that a solver learns of a batch of spectra.
 
     Attributes:
         values: ``(B, r)`` float64, Ritz values, descending, padded with zeros.
@@ -75,10 +78,6 @@ class Spectrum:
         variance = 2 / (PROBES * parts)  # of R over its mean
         quantile = (1 - variance / 9 - 1.96 * variance.sqrt() / 3) ** 3
         return cls(values, remainder, (1 / quantile - 1) / 2 * remainder, parts, most_parts)
-
-    def select(self, samples: Tensor) -> "Spectrum":
-        """Those of some samples (indices)."""
-        return Spectrum(**{name: tensor[samples] for name, tensor in vars(self).items()})
 
     def contains_leading(self, k: int, noise: float) -> Tensor:
         """Whether no eigenvalue as large as the k-th value can be left out, ``(B,)`` bool.
@@ -134,56 +133,44 @@ class SolverResult:
     norm: Tensor | None = None
 
 
-def merge_samples(parts: list[tuple[Tensor, SolverResult]]) -> SolverResult:
-    """One result from those of disjoint samples (indices), which together are 0 … B − 1."""
-    results = [result for _, result in parts]
-    if len(results) == 1:
-        return results[0]
+Record = TypeVar("Record", EigenPairs, Spectrum, SolverResult)
+
+
+def select_samples(record: Record, samples: Tensor) -> Record:
+    """The record of some samples (indices)."""
+    return _map_tensors(lambda fields: fields[0][samples], [record])
+
+
+def merge_samples(parts: list[tuple[Tensor, Record]]) -> Record:
+    """One record from those of disjoint samples (indices), which together are 0 … B − 1."""
+    records = [record for _, record in parts]
+    if len(records) == 1:
+        return records[0]
     order = torch.cat([samples for samples, _ in parts]).argsort()
 
-    def merge(fields: list[Any]) -> Any:
-        first = fields[0]
-        if is_dataclass(first) and not isinstance(first, type):
-            merged = {name: merge([getattr(f, name) for f in fields]) for name in vars(first)}
-            return type(first)(**merged)
-        if not isinstance(first, Tensor):
-            return None if first is None else max(fields)
-        if first.ndim > 1:  # more values are known of samples that took more steps
-            fields = _pad_to_same_width(fields)
-        if first.ndim > 2:  # columns, of which each lies together
-            return torch.cat([tensor.mT for tensor in fields])[order].mT
-        return torch.cat(fields)[order]
+    def merge(fields: list[Tensor]) -> Tensor:
+        if fields[0].ndim > 2:  # columns, of which each lies together
+            return torch.cat([tensor.mT for tensor in _pad_columns(fields)])[order].mT
+        return torch.cat(_pad_columns(fields))[order]
 
-    merged: SolverResult = merge(results)
-    return merged
+    return _map_tensors(merge, records)
 
 
-Record = TypeVar("Record", EigenPairs, Spectrum)
+def _map_tensors(change: Callable[[list[Tensor]], Tensor], fields: list[Any]) -> Any:
+    """A record whose tensors are made from those of others; of numbers the largest is taken."""
+    first = fields[0]
+    if isinstance(first, Tensor):
+        return change(fields)
+    if first is None or isinstance(first, int):
+        return None if first is None else max(fields)
+    names = vars(first)
+    changed = {n: _map_tensors(change, [getattr(field, n) for field in fields]) for n in names}
+    return type(first)(**changed)
 
 
-def replace_samples(record: Record, where: Tensor, other: Record) -> Record:
-    """A copy with the samples at ``where`` (indices) taken from a record of those samples alone.
-
-    Products and iterations add up.
-    """
-    columns: dict[str, Any] = {}
-    for name, own in vars(record).items():
-        new = getattr(other, name)
-        if name == "n_products":
-            columns[name] = own + new
-            continue
-        if name == "iterations":
-            columns[name] = own.index_add(0, where, new)
-            continue
-        if name == "values":  # spectra may differ in length
-            own, new = _pad_to_same_width([own, new])
-        columns[name] = own.index_copy(0, where, new)
-    return type(record)(**columns)
-
-
-def _pad_to_same_width(tensors: list[Tensor]) -> list[Tensor]:
-    """Tensors with zeros behind, where others have more columns."""
+def _pad_columns(tensors: list[Tensor]) -> list[Tensor]:
+    """Zeros behind: more values are known of samples that took more steps."""
+    if tensors[0].ndim == 1:
+        return tensors
     width = max(tensor.shape[-1] for tensor in tensors)
-    missing = [width - tensor.shape[-1] for tensor in tensors]
-    pad = torch.nn.functional.pad
-    return [pad(t, (0, n)) if n else t for t, n in zip(tensors, missing, strict=True)]
+    return [t if t.shape[-1] == width else first_columns(t, width) for t in tensors]

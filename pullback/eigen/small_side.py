@@ -9,11 +9,13 @@ from torch import Tensor
 
 from ..arguments import require_finite
 from ..operators import PullbackMetric
-from .dense import normalise, project_out
-from .records import Candidates
+from .dense import first_columns, normalise, project_out
+from .records import Candidates, SolverResult
 from .request import Request
 
-NOT_FINITE = "the map's derivative is NaN or infinite"
+# What is not finite, and so refused.
+DERIVATIVE = "the map's derivative is NaN or infinite"
+PRODUCT = "the operator's product is NaN or infinite"
 
 
 def wide_jacobian(metric: PullbackMetric, method: str) -> LinearOperator:
@@ -53,21 +55,20 @@ def move_to_small_side(
     return side, replace(request, k=min(request.k, n), tol=request.tol / 10, start=start)
 
 
-def lift(operator: LinearOperator, vectors: Tensor, k: int) -> tuple[Candidates, int]:
-    """k candidates from eigenvectors of the operator or of its smaller side: v = Jᵀu.
+def lift(operator: LinearOperator, found: SolverResult, k: int) -> SolverResult:
+    """k candidates for the operator from eigenvectors of it or of its smaller side: v = Jᵀu.
 
-    Returns:
-        the candidates, zero where there are fewer vectors, and the products taken.
+    Where there are fewer, zeros stand for the rest. A product that was found with JJᵀ, or with the
+    metric itself, is one with J and one with Jᵀ.
     """
-    vectors, lifts = vectors.to(operator.dtype), 0
+    vectors, n_products = found.candidates.vectors.to(operator.dtype), found.n_products
+    if isinstance(operator, PullbackMetric):
+        n_products *= 2
     if vectors.shape[-2] != operator.shape[-1]:
-        vectors, lifts = operator.jacobian._t_matmul(vectors), vectors.shape[-1]
-    return Candidates(torch.nn.functional.pad(vectors, (0, k - vectors.shape[-1]))), lifts
-
-
-def products_in(operator: LinearOperator) -> int:
-    """Products with J or Jᵀ that one with the operator takes; with any other operator, itself."""
-    return 2 if isinstance(operator, PullbackMetric) else 1
+        n_products += vectors.shape[-1]
+        vectors = operator.jacobian._t_matmul(vectors)
+    candidates = Candidates(first_columns(vectors, k))
+    return replace(found, candidates=candidates, n_products=n_products)
 
 
 def multiply(A: LinearOperator, block: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ def multiply(A: LinearOperator, block: Tensor) -> Tensor:
     if block.shape[-1] == 0:
         return block
     images = A @ block.to(A.dtype)
-    require_finite(images, "the operator's product is NaN or infinite")
+    require_finite(images, PRODUCT)
     return images.double()
 
 
@@ -146,6 +147,5 @@ class WeightedBasis:
 
     def rotate(self, X: Tensor) -> None:
         """Replace the basis by combinations of it, for orthonormal X ``(B, j, l)``."""
-        same = self.weight is None
         self.vectors = X.mT @ self.vectors
-        self.weighted = self.vectors if same else X.mT @ self.weighted
+        self.weighted = self.vectors if self.weight is None else X.mT @ self.weighted

@@ -5,6 +5,8 @@ cost. Hutchinson's error falls like 1/√probes. The other two resolve the leadi
 spectrum and estimate the rest: errors fall like 1/probes, exponentially where it decays fast.
 """
 
+from dataclasses import replace
+
 import torch
 from linear_operator import LinearOperator
 from torch import Tensor
@@ -37,8 +39,7 @@ def hutchinson(
     """
     streams = _streams(operator, generator)
     probes = require_integer("probes", probes, 2)
-    value, error = _mean_form(operator, Complement(operator), streams, probes)
-    return Estimate(value, error).to(operator.dtype)
+    return _mean_form(operator, Complement(operator), streams, probes).to(operator.dtype)
 
 
 @torch.no_grad()
@@ -65,13 +66,12 @@ def hutch_plus_plus(
     probes = require_integer("probes", probes, 3)
     everything = Complement(operator)
     if probes >= operator.shape[-1]:
-        value, error = _mean_form(operator, everything, streams, probes)
-        return Estimate(value, error).to(operator.dtype)
+        return _mean_form(operator, everything, streams, probes).to(operator.dtype)
     sketch = probes // 3
     Q = _sketch(operator, _columns(everything, streams, sketch))[0]
     resolved = (Q * (operator @ Q)).double().sum((-2, -1))
-    value, error = _mean_form(operator, Complement(operator, Q), streams, probes - 2 * sketch)
-    return Estimate(resolved + value, error).to(operator.dtype)
+    rest = _mean_form(operator, Complement(operator, Q), streams, probes - 2 * sketch)
+    return replace(rest, value=resolved + rest.value).to(operator.dtype)
 
 
 @torch.no_grad()
@@ -104,8 +104,7 @@ def xtrace(
     probes = require_integer("probes", probes, 4)
     everything, N = Complement(operator), operator.shape[-1]
     if probes >= N:
-        value, error = _mean_form(operator, everything, streams, probes)
-        return Estimate(value, error).to(operator.dtype)
+        return _mean_form(operator, everything, streams, probes).to(operator.dtype)
     m = probes // 2
     Omega = _columns(everything, streams, m)
     Q, R = _sketch(operator, Omega)
@@ -136,8 +135,8 @@ def _streams(operator: LinearOperator, generator: torch.Generator | None) -> Sam
 
 def _mean_form(
     operator: LinearOperator, complement: Complement, streams: SampleStreams, probes: int
-) -> tuple[Tensor, Tensor]:
-    """Mean of zᵀAz over z in a complement, and its standard error; both ``(*batch,)`` float64."""
+) -> Estimate:
+    """The mean of zᵀAz over z in a complement, ``(*batch,)`` float64."""
     forms, squared_residuals = [], []
     for z in complement.probes(streams, probes):
         product = complement.project(operator @ z)
@@ -148,9 +147,8 @@ def _mean_form(
         squared_residuals.append(residual.double().square().sum(-2))
     every_form = torch.cat(forms, dim=-1)
     _require_finite(operator, every_form)
-    return every_form.mean(-1), sampling_error(
-        torch.cat(squared_residuals, dim=-1), operator.shape[-1]
-    )
+    error = sampling_error(torch.cat(squared_residuals, dim=-1), operator.shape[-1])
+    return Estimate(every_form.mean(-1), error)
 
 
 def _columns(complement: Complement, streams: SampleStreams, count: int) -> Tensor:

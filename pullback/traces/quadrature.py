@@ -82,13 +82,7 @@ def quadratic_form(
             f"v must be a tensor {operator.dtype} {tuple(operator.shape[:-1])}, got {got}"
         )
     _, T = tridiagonalise(operator, v.unsqueeze(-1), steps, scale=_size(operator))
-    value, spread, lower, upper = bracket(T, f, interval)
-    return Estimate(
-        value.squeeze(-1),
-        spread.squeeze(-1),
-        None if lower is None else lower.squeeze(-1),
-        None if upper is None else upper.squeeze(-1),
-    ).to(operator.dtype)
+    return bracket(T, f, interval).map(lambda tensor: tensor.squeeze(-1)).to(operator.dtype)
 
 
 def _size(operator: LinearOperator) -> Tensor:
@@ -129,13 +123,11 @@ def radau(T: Tridiagonal, end: Tensor, below: bool) -> Rule:
     return Rule(back(nodes, end.unsqueeze(-1)), T.mass.unsqueeze(-1) * vectors[..., 0, :].square())
 
 
-def bracket(
-    T: Tridiagonal, f: Integrand, interval: Interval | None = None
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+def bracket(T: Tridiagonal, f: Integrand, interval: Interval | None = None) -> Estimate:
     """The Gauss rule for f, its quadrature error, and a lower and an upper bound where known.
 
-    All ``(*starts,)`` float64. A rule outside of its bounds is moved to the nearer one. The error
-    is half the distance of the bounds, or the change by the last step; 0 where the rule is exact.
+    A rule outside of its bounds is moved to the nearer one. The error is half the distance of the
+    bounds, or the change by the last step; 0 where the rule is exact. All ``(*starts,)`` float64.
     """
     ends = _ends(T, f, interval)
     for end in ends:
@@ -168,7 +160,7 @@ def bracket(
     most = torch.stack(above).amin(0) if above else None
     if least is not None or most is not None:
         value = value.clamp(least, most)
-    return value, torch.where(T.exact, 0.0, error), least, most
+    return Estimate(value, torch.where(T.exact, 0.0, error), least, most)
 
 
 def _least(bounds: list[tuple[Tensor, Tensor]]) -> Tensor:

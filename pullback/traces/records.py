@@ -1,5 +1,6 @@
 """What every trace estimator returns."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,11 @@ class Estimate:
     std_error: Tensor
     lower: Tensor | None = None
     upper: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Estimate":
+        """The estimate with each of its tensors changed alike."""
+        tensors = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        return Estimate(**{name: change(tensor) for name, tensor in tensors.items()})
 
     def to(self, dtype: torch.dtype) -> "Estimate":
         """The estimate in another dtype; bounds are rounded outwards."""

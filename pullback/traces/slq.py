@@ -1,7 +1,7 @@
 """Stochastic Lanczos quadrature: tr f(A), and entropies (Ubaru, Chen & Saad 2017)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from linear_operator import LinearOperator
@@ -57,13 +57,13 @@ def trace_of_function(
     f = as_integrand(f)
     streams = SampleStreams(operator.batch_shape.numel(), as_generator(generator))
     sample = sample_spectrum(operator, streams, probes, steps, deflate)
-    value, error, lower, upper = sample.total(f, interval)
-    return Estimate(value, error + sample.error(f), lower, upper).to(operator.dtype)
+    total = sample.total(f, interval)
+    return replace(total, std_error=total.std_error + sample.error(f)).to(operator.dtype)
 
 
 @dataclass(frozen=True)
 class SpectralSample:
-    """Deflated eigenvalues, and what the Lanczos runs from all probes know of the others.
+    """Deflated eigenvalues, and what Lanczos from all probes knows of the others.
 
     Attributes:
         T: for ``(*batch, probes)`` starts of squared length N − deflated.
@@ -78,20 +78,18 @@ class SpectralSample:
     deflated: Tensor
     size: int
 
-    def total(
-        self, f: Integrand, interval: Interval | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    def total(self, f: Integrand, interval: Interval | None = None) -> Estimate:
         """Σ f(λ), its quadrature error and its bounds for these probes, ``(*batch,)`` each."""
-        value, error, lower, upper = bracket(self.T, f, interval)
+        rest = bracket(self.T, f, interval).map(lambda tensor: tensor.mean(-1))
         known = torch.where(self.deflated, f(self.values), 0.0).sum(-1)
         # A pair's residual r couples it to the rest: two eigenvalues move, by r at most.
         change = f.variation(self.values, self.residuals)
         slack = 2 * torch.where(self.deflated, change, 0.0).sum(-1)
-        return (
-            known + value.mean(-1),
-            error.mean(-1),
-            None if lower is None else known - slack + lower.mean(-1),
-            None if upper is None else known + slack + upper.mean(-1),
+        return Estimate(
+            known + rest.value,
+            rest.std_error,
+            None if rest.lower is None else known - slack + rest.lower,
+            None if rest.upper is None else known + slack + rest.upper,
         )
 
     def error(self, f: Callable[[Tensor], Tensor]) -> Tensor:
@@ -132,16 +130,16 @@ def sample_spectrum(
         values, residuals = deflate.values.double(), deflate.residual_norms.double()
         complement = Complement(operator, deflate.vectors * deflated.unsqueeze(-2))
         scale = torch.where(deflated, values.abs(), 0.0).amax(-1)
-    runs = [
+    parts = [
         tridiagonalise(operator, z, steps, complement, scale)[1]
         for z in complement.probes(streams, probes)
     ]
     T = Tridiagonal(
-        torch.cat([run.diagonal for run in runs], dim=-2),
-        torch.cat([run.off_diagonal for run in runs], dim=-2),
-        torch.cat([run.mass for run in runs], dim=-1),
-        torch.cat([run.scale for run in runs], dim=-1),
-        runs[0].precision,
+        torch.cat([part.diagonal for part in parts], dim=-2),
+        torch.cat([part.off_diagonal for part in parts], dim=-2),
+        torch.cat([part.mass for part in parts], dim=-1),
+        torch.cat([part.scale for part in parts], dim=-1),
+        parts[0].precision,
     )
     return SpectralSample(T, values, residuals, deflated, operator.shape[-1])
 
@@ -156,14 +154,14 @@ def _check_pairs(operator: LinearOperator, pairs: EigenPairs) -> None:
         )
 
 
-def entropy_of_sample(sample: SpectralSample, normalization: str) -> Estimate:
+def estimate_entropy(sample: SpectralSample, normalization: str) -> Estimate:
     """−Σ p log p, normalised as by :func:`pullback.entropy`, ``(*batch,)`` float64.
 
     With T = Σλ and A = Σ λ log λ, from the same probes, an entropy S(T, A) has the sampling error
     of the one function ∂S/∂T·x + ∂S/∂A·x log x: the delta method, with their covariance in it.
     """
-    T = sample.total(Integrand(lambda x: x))[0]
-    A, spread, A_lower, A_upper = sample.total(XLOGX)
+    T, total = sample.total(Integrand(lambda x: x)).value, sample.total(XLOGX)
+    A, spread = total.value, total.std_error
     largest, raised = sample.largest()
     if normalization == "none":
         value, slope_T, slope_A = -A, torch.zeros_like(T), -torch.ones_like(T)
@@ -177,11 +175,12 @@ def entropy_of_sample(sample: SpectralSample, normalization: str) -> Estimate:
     def linearised(x: Tensor) -> Tensor:
         return slope_T[..., None, None] * x + slope_A[..., None, None] * XLOGX(x)
 
-    tensors = {"value": value, "std_error": sample.error(linearised) - slope_A * spread}
-    if normalization != "max" and A_lower is not None and A_upper is not None:
+    lower = upper = None
+    if normalization != "max" and total.lower is not None and total.upper is not None:
         # λ₁ has no bounds; T is exact for the probes, up to rounding.
         slack = slope_T.abs() * (sample.T.allowance * sample.T.mass).mean(-1)
-        tensors["lower"] = value + slope_A * (A_upper - A) - slack
-        tensors["upper"] = value + slope_A * (A_lower - A) + slack
+        lower = value + slope_A * (total.upper - A) - slack
+        upper = value + slope_A * (total.lower - A) + slack
     zero = (largest <= 0) | (T <= 0)
-    return Estimate(**{name: tensor.masked_fill(zero, 0.0) for name, tensor in tensors.items()})
+    estimate = Estimate(value, sample.error(linearised) - slope_A * spread, lower, upper)
+    return estimate.map(lambda tensor: tensor.masked_fill(zero, 0.0))

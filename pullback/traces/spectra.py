@@ -11,17 +11,17 @@ from ..eigen.driver import find_pairs, map_over_batch, solve
 from ..eigen.records import Spectrum
 from ..eigen.request import Request, StoppingRule
 from ..operators import PullbackMetric
-from ..sampling import SampleStreams, as_generator
+from ..sampling import SampleStreams
 from .estimators import hutch_plus_plus, hutchinson, xtrace
 from .records import Estimate
-from .slq import entropy_of_sample, sample_spectrum
+from .slq import estimate_entropy, sample_spectrum
 
 NORMALIZATIONS = ("none", "trace", "max")
 TRACE_METHODS = ("auto", "hutchinson", "hutch++", "xtrace")
 ENTROPY_METHODS = ("auto", "slq")
 
-# Krylov runs go on until the standard error of the trace, relatively, or of every entropy, relative
-# to the larger of it and 1, is this small: the first entropy is known to 1e-3, two errors wide.
+# Krylov methods go on until the standard error of the trace, relatively, or of every entropy,
+# relative to the larger of it and 1, is this small: the first is known to 1e-3, two errors wide.
 TRACE_TOL = 1e-3
 ENTROPY_TOL = {"trace": 1e-3 / 2, "none": 1e-3, "max": 1e-3}
 
@@ -35,7 +35,7 @@ def trace(
     method: str = "auto",
     probes: int = 30,
 ) -> Estimate:
-    """Σλ, from the Krylov run of a pullback metric or from random vectors.
+    """Σλ, from a Krylov method for pullback metrics or from random vectors.
 
     Args:
         metric: symmetric, ``(*batch, N, N)``.
@@ -77,14 +77,14 @@ def entropy(
             ``"none"``: p = λ (Khan & Storkey 2023, Sec. 3.2, as printed);
             ``"max"``: p = λ/λ₁ (the authors' published code). A zero metric has entropy 0.
         generator: seeds the starting vectors and probes; without one the seed is 0.
-        method: ``"auto"``: a Krylov run for a :class:`PullbackMetric`, ``"slq"`` for any other
+        method: ``"auto"``: a Krylov method for a :class:`PullbackMetric`, ``"slq"`` for any other
             operator. ``"slq"``: stochastic Lanczos quadrature; of a PullbackMetric eight leading
             eigenpairs are deflated first.
         probes, steps: for ``"slq"``, see :func:`pullback.traces.trace_of_function`.
 
     Returns:
         :class:`Estimate`, ``(*batch,)`` in the operator's dtype; not differentiable. What a Krylov
-        run leaves of the spectrum, a trace R shared by m to r eigenvalues, contributes between
+        method leaves of the spectrum, a trace R shared by m to r eigenvalues, contributes between
         R log(m/R) and R log(r/R): a quarter of that distance, and the error of R, make the error
         given. ``"slq"`` also gives ``lower`` and ``upper`` for the probes drawn, except with
         ``"max"``, as no rule bounds λ₁; there its change in the last step is part of the error.
@@ -103,7 +103,15 @@ def entropy(
             lambda s: estimate_entropies(s)[normalization],
             are_entropies_accurate,
         )
-    return _sampled_entropy(metric, normalization, generator, probes, steps)
+    request = Request(min(DEFLATED, metric.shape[-1]))
+
+    def sample(operator: LinearOperator, streams: SampleStreams) -> Estimate:
+        own = isinstance(operator, PullbackMetric)
+        pairs = find_pairs(operator, request, streams) if own else None
+        spectral = sample_spectrum(operator, streams, probes, steps, pairs)
+        return estimate_entropy(spectral, normalization)
+
+    return map_over_batch(metric, sample, generator).to(metric.dtype)
 
 
 def estimate_trace(spectrum: Spectrum) -> Estimate:
@@ -166,42 +174,10 @@ def _estimate(
     read: Callable[[Spectrum], Estimate],
     stopping_rule: StoppingRule,
 ) -> Estimate:
-    def run(metric: PullbackMetric, streams: SampleStreams) -> Estimate:
-        _, spectrum = solve(metric, Request(1, stopping_rule=stopping_rule), streams)
-        return read(spectrum)
+    """What is read off the spectrum that a solver leaves."""
+    request = Request(1, stopping_rule=stopping_rule)
 
-    return _for_each_batch(metric, generator, run)
+    def find(metric: PullbackMetric, streams: SampleStreams) -> Estimate:
+        return read(solve(metric, request, streams)[1])
 
-
-def _sampled_entropy(
-    operator: LinearOperator,
-    normalization: str,
-    generator: torch.Generator | None,
-    probes: int,
-    steps: int,
-) -> Estimate:
-    def run(operator: LinearOperator, streams: SampleStreams) -> Estimate:
-        pairs = None
-        if isinstance(operator, PullbackMetric):
-            request = Request(min(DEFLATED, operator.shape[-1]))
-            pairs = find_pairs(operator, request, streams)
-        sample = sample_spectrum(operator, streams, probes, steps, pairs)
-        return entropy_of_sample(sample, normalization)
-
-    return _for_each_batch(operator, generator, run)
-
-
-def _for_each_batch(
-    operator: LinearOperator,
-    generator: torch.Generator | None,
-    run: Callable[[LinearOperator, SampleStreams], Estimate],
-) -> Estimate:
-    """Apply what works on ``(B, N, N)`` to any batch shape; the result in the operator's dtype."""
-    generator = as_generator(generator)
-
-    def tensors(operator: LinearOperator) -> dict[str, Tensor]:
-        estimate = run(operator, SampleStreams(operator.shape[0], generator))
-        return {name: tensor for name, tensor in vars(estimate).items() if tensor is not None}
-
-    with torch.no_grad():
-        return Estimate(**map_over_batch(operator, tensors)).to(operator.dtype)
+    return map_over_batch(metric, find, generator).to(metric.dtype)

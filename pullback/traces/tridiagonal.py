@@ -62,7 +62,7 @@ def tridiagonalise(
     """Tridiagonalise A from every column of ``start`` ``(*batch, N, C)``, fully orthogonalised.
 
     Args:
-        complement: run in this space, with A projected on it; ``start`` lies in it.
+        complement: stay in this space, with A projected on it; ``start`` lies in it.
         scale: ``(*batch,)``, a lower bound on ‖A‖, if the complement does not show it.
 
     Returns:
