@@ -49,14 +49,14 @@ def lanczos(operator: LinearOperator, request: Request, streams: SampleStreams) 
     Raises:
         ValueError: ``start`` or ``max_basis`` is not one of those, or a product is not finite.
     """
-    A, wish = move_to_small_side(operator, request)
-    n, k = A.shape[-1], wish.k
-    wanted = _ends(k, wish.which)
-    limit = _basis_size(n, wish)
-    kept = _ends(k + (limit - k) // 2, wish.which)
-    most = max(k, 10 * n + 100 - k if wish.max_steps is None else wish.max_steps)
+    A, side_request = move_to_small_side(operator, request)
+    n, k = A.shape[-1], side_request.k
+    wanted = _ends(k, side_request.which)
+    limit = _basis_size(n, side_request)
+    kept = _ends(k + (limit - k) // 2, side_request.which)
+    most = max(k, 10 * n + 100 - k if side_request.max_steps is None else side_request.max_steps)
 
-    state = ThickRestart(A, limit, streams, wish.start)
+    state = ThickRestart(A, limit, streams, side_request.start)
     active = torch.ones(A.shape[0], dtype=torch.bool, device=A.device)
     verifying = torch.zeros_like(active)
     found = torch.zeros(A.shape[0], k, dtype=torch.float64, device=A.device)
@@ -74,7 +74,7 @@ def lanczos(operator: LinearOperator, request: Request, streams: SampleStreams) 
 
         # Rayleigh–Ritz on the span of Q.
         values, residuals = state.ritz_values(rows, wanted)
-        accepted = accepted_residual(values, state.norm[rows], wish.tol / 5, A.dtype) / 2
+        accepted = accepted_residual(values, state.norm[rows], side_request.tol / 5, A.dtype) / 2
         converged = (residuals <= accepted).all(-1)
 
         # Where pairs found before are verified: do they still lead, and can one be missing?

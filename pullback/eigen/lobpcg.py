@@ -31,7 +31,6 @@ MARGIN = 0.01
 # Change of a unit vector under which its direction is rounding error.
 STILL = 1e-12
 
-
 # Iterations after which a sample is given up.
 MAX_STEPS = 500
 
@@ -58,13 +57,13 @@ def lobpcg(operator: LinearOperator, request: Request, streams: SampleStreams) -
     Raises:
         ValueError: ``start`` does not fit, or a product or preconditioned residual is not finite.
     """
-    A, wish = move_to_small_side(operator, request)
-    k, block = wish.k, wish.k + GUARDS
+    A, side_request = move_to_small_side(operator, request)
+    k, block = side_request.k, side_request.k + GUARDS
     if 3 * block > A.shape[-1]:
         X, norm, products = _diagonalise(A)
         iterations = torch.zeros_like(products)
     else:
-        X, norm, products, iterations = _iterate(A, wish, block, streams)
+        X, norm, products, iterations = _iterate(A, side_request, block, streams)
     result = SolverResult(Candidates(X[..., :k]), iterations, int(products.max()), norm=norm)
     return lift(operator, result, request.k)
 
