@@ -201,8 +201,8 @@ class JacobianOperator(OperatorOfProducts):
             self._sources(),
             lambda: linearize(
                 self._stacked,
-                flat.detach(),
-                [t.detach() for t in self.tensors.values()],
+                flat,
+                list(self.tensors.values()),
                 samplewise,
                 key,
                 self.fn,

@@ -13,6 +13,7 @@ from .eigen.records import Spectrum
 from .eigen.request import Request, check_request
 from .maps import leave_inference_mode
 from .metrics import Encoder, expected_metric
+from .products import library_call
 from .sampling import SampleStreams, as_generator
 from .traces.spectra import are_entropies_accurate, estimate_entropies, estimate_trace
 
@@ -63,6 +64,7 @@ class Scores:
     n_products: int
 
 
+@library_call
 def score(
     encoder: Encoder,
     x: Tensor,
@@ -110,8 +112,7 @@ def score(
     Warns:
         RankWarning, ConvergenceWarning: see :func:`pullback.eigsh`.
     """
-    with torch.no_grad():
-        metric = expected_metric(encoder, x, decoder, given=given)
+    metric = expected_metric(encoder, x, decoder, given=given)
     request = Request(k, method, tol, are_entropies_accurate, warm_start=warm_start)
     request = check_request(metric, request)
     streams = SampleStreams(len(x), as_generator(generator))

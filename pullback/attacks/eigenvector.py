@@ -11,6 +11,7 @@ from ..eigen.driver import find_pairs
 from ..eigen.request import Request, check_request
 from ..maps import as_map
 from ..metrics import Encoder, expected_metric
+from ..products import library_call
 from ..sampling import SampleStreams, as_generator
 from .attacked import AttackedEncoder, AttackedInputs
 from .records import Perturbation
@@ -68,7 +69,7 @@ class EigenAttack:
             encoder, clip, self.decoder if reconstruct is None else reconstruct
         )
 
-    @torch.no_grad()
+    @library_call
     def __call__(
         self,
         x: Tensor,

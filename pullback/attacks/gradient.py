@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..arguments import require_integer, require_positive
 from ..metrics import Encoder, expected_metric
+from ..products import library_call
 from ..sampling import SampleStreams, as_generator
 from .attacked import AttackedEncoder
 from .records import Perturbation
@@ -47,7 +48,7 @@ class GradientAttack:
         self.step_size = require_positive("step_size", step_size)
         self.attacked = AttackedEncoder(encoder, clip, reconstruct)
 
-    @torch.no_grad()
+    @library_call
     def __call__(
         self,
         x: Tensor,

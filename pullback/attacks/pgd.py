@@ -8,6 +8,7 @@ from torch import Tensor
 from ..arguments import require_choice, require_integer, require_positive
 from ..eigen.request import Request
 from ..metrics import Encoder
+from ..products import library_call
 from ..sampling import SampleStreams, as_generator
 from .attacked import AttackedEncoder, AttackedInputs
 from .eigenvector import eigenpair
@@ -60,7 +61,7 @@ class PGDAttack:
         self.start = require_choice("start", start, STARTS)
         self.attacked = AttackedEncoder(encoder, clip, reconstruct)
 
-    @torch.no_grad()
+    @library_call
     def __call__(
         self,
         x: Tensor,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..arguments import require_positive
 from ..metrics import Encoder
+from ..products import library_call
 from ..sampling import SampleStreams, as_generator
 from .attacked import AttackedEncoder
 from .records import Perturbation
@@ -36,7 +37,7 @@ class RandomAttack:
         self.eps = require_positive("eps", eps)
         self.attacked = AttackedEncoder(encoder, clip, reconstruct)
 
-    @torch.no_grad()
+    @library_call
     def __call__(
         self,
         x: Tensor,

@@ -49,7 +49,7 @@ def warn_of_doubts(pairs: EigenPairs, tol: float) -> None:
             f"(rank {int(rank[lowest])} in sample {lowest}); the eigenvalues beyond it are "
             "returned as 0, with orthonormal vectors",
             RankWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     failed = ~converged.all(-1)
     if failed.any():
@@ -60,5 +60,5 @@ def warn_of_doubts(pairs: EigenPairs, tol: float) -> None:
             f"the worst residual is {worst.max().item():.1e}·λ₁ (sample {sample}, pair "
             f"{rank_index}); use float64 inputs or a larger tol",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -4,6 +4,7 @@ import torch
 from linear_operator import LinearOperator
 
 from ..arguments import require_square
+from ..products import library_call
 from .convergence import warn_of_doubts
 from .driver import find_pairs, map_over_batch
 from .records import EigenPairs
@@ -11,6 +12,7 @@ from .request import Preconditioner, Request, check_request
 from .warm_start import WarmStart
 
 
+@library_call
 def eigsh(
     metric: LinearOperator,
     k: int = 5,

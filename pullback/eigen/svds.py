@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..arguments import require_integer
 from ..operators import PullbackMetric
+from ..products import library_call
 from .eigsh import eigsh
 
 
@@ -32,6 +33,7 @@ class SingularTriplets:
     iterations: Tensor
 
 
+@library_call
 def svds(
     jacobian: LinearOperator,
     k: int = 5,
@@ -54,9 +56,8 @@ def svds(
     """
     k = require_integer("k", k, 1, min(jacobian.shape[-2:]), "min(M, N)")
     pairs = eigsh(PullbackMetric(jacobian), k, method, tol, generator)
-    with torch.no_grad():
-        # The images σu are orthogonal; QR also completes them where σ is 0.
-        left, R = torch.linalg.qr(jacobian @ pairs.vectors)
+    # The images σu are orthogonal; QR also completes them where σ is 0.
+    left, R = torch.linalg.qr(jacobian @ pairs.vectors)
     sign = torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(left.dtype)
     values = pairs.values.sqrt()
     return SingularTriplets(

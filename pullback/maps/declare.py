@@ -102,13 +102,23 @@ class Map:
         noise z = μ + Lε. ``tensors`` (see :meth:`tensors`) stand in for the module's own parameters
         and buffers.
         """
-        return read_output(self._apply(x, given, tensors), self.returns, self.pick)
+        try:
+            output = self._apply(x, given, tensors)
+        except RuntimeError:
+            if torch.is_grad_enabled():
+                raise
+            # A map that differentiates inside needs autograd where nobody else does.
+            with torch.inference_mode(False), torch.enable_grad():
+                output = self._apply(x.detach().clone().requires_grad_(), given, tensors)
+                mean, std = read_output(output, self.returns, self.pick)
+            return mean.detach(), None if std is None else std.detach()
+        return read_output(output, self.returns, self.pick)
 
     def _apply(self, x: Tensor, given: Sequence[Tensor], tensors: dict[str, Tensor] | None) -> Any:
         x = x.clone()  # which the function may change in place
-        if not tensors or self._call is None:
+        if self._call is None:
             return self.fn(x, *given)
-        return self._call.call_with(tensors, (x, *given))
+        return self._call.call_with(tensors or {}, (x, *given))
 
     def tensors(self) -> dict[str, Tensor]:
         """The module's floating-point parameters and buffers, by name."""

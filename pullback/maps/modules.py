@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 # How far to look for modules from a callable, and into containers on the way.
 _DEPTH, _WIDTH = 5, 100
+
+# Held while a user's module runs, as its tensors may be replaced in another thread.
+_TENSORS_IN_PLACE = threading.RLock()
 
 Found = tuple[str, nn.Module | Tensor]
 
@@ -61,8 +65,16 @@ class ModuleCall(nn.Module):
     def call_with(self, tensors: dict[str, Tensor], args: Sequence[Any]) -> Any:
         """What the function returns while these tensors, by name, stand in for the module's own.
 
-        It is the one place where tensors of a user's module are replaced, and put back.
+        It is the one place where tensors of a user's module are replaced, and put back. No other
+        thread calls a module meanwhile; where all tensors are its own, none is replaced.
         """
+        with _TENSORS_IN_PLACE:
+            own = dict(named_tensors(self.owner))
+            if all(own.get(name) is tensor for name, tensor in tensors.items()):
+                return self(*args)
+            return self._call_replaced(tensors, args)
+
+    def _call_replaced(self, tensors: dict[str, Tensor], args: Sequence[Any]) -> Any:
         buffers = {name: b.to(args[0].device) for name, b in self.owner.named_buffers()}
         replaced = {f"owner.{name}": tensor for name, tensor in (buffers | tensors).items()}
         return torch.func.functional_call(self, replaced, tuple(args))

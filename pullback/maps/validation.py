@@ -48,7 +48,7 @@ def validate(call: Call, x: Tensor, given: Sequence[Tensor]) -> Outputs:
     Raises:
         TypeError, ValueError: one sentence with what is wrong.
     """
-    with double_backward_settings(x.device):
+    with double_backward_settings():
         batch, given, first = _first_outputs(call, x, given)
         _Agreement(call, batch, given, first).check()
         _check_derivatives(stack(*first), batch)

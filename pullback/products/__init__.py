@@ -1,7 +1,8 @@
 """J v and Jᵀu of a function at a point; the primal work is done once."""
 
 from .blocks import MAX_BLOCK
-from .cache import Linearization, RecentLinearizations, steady_tensors
+from .cache import Linearization, RecentLinearizations
+from .calls import library_call
 from .double_backward import AutogradLinearization
 from .linearize import linearize
 
@@ -10,6 +11,6 @@ __all__ = [
     "AutogradLinearization",
     "Linearization",
     "RecentLinearizations",
+    "library_call",
     "linearize",
-    "steady_tensors",
 ]

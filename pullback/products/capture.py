@@ -74,7 +74,7 @@ def capture(
     recorder = _Recorder(inputs)
     x, *others, v, u = inputs
     with (
-        double_backward_settings(x.device),
+        double_backward_settings(),
         _UNVALIDATED_DISTRIBUTIONS,
         ReplacedFunctions({batch_norm: _batch_norm}),
         recorder,

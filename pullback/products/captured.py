@@ -52,7 +52,7 @@ class CapturedLinearization:
     ) -> None:
         self._graphs, self._function, self._x = graphs, function, x
         self._shared, self._samplewise = shared, samplewise
-        with torch.no_grad(), full_precision(x.device):
+        with torch.no_grad(), full_precision():
             self.y, *intermediates = graphs.run_primal(x, shared, samplewise)
         self._intermediates = list(map(Intermediates, intermediates))
         self._instead: AutogradLinearization | None = None
@@ -84,7 +84,7 @@ class CapturedLinearization:
             intermediates = self._intermediates[part]
             width = max(1, MAX_BLOCK // max(self._x.numel(), self.y.numel()))
             try:
-                with torch.no_grad(), full_precision(columns.device):
+                with torch.no_grad(), full_precision():
                     return by_blocks(lambda b: product(intermediates, b), columns, width, like)
             except Exception as error:  # whatever it is, autograd may do without
                 log_uncaptured(error)

@@ -39,7 +39,7 @@ class AutogradLinearization:
         self, function: Callable[[Tensor], Tensor], x: Tensor, differentiable: bool = False
     ) -> None:
         self._differentiable, self._batched = differentiable, True
-        with double_backward_settings(x.device):
+        with double_backward_settings():
             if differentiable and x.requires_grad:
                 self._x = x.contiguous()
             else:
@@ -66,7 +66,7 @@ class AutogradLinearization:
     def jvp(self, v: Tensor) -> Tensor:
         """Jv: ``(B, N, C) → (B, M, C)``."""
         if self._u is None or self._transposed is None:
-            with double_backward_settings(v.device):
+            with double_backward_settings():
                 # At 0, some backward formulas have no derivative: that of logcumsumexp takes log u.
                 u = torch.ones_like(self._y).requires_grad_()
                 (self._transposed,) = torch.autograd.grad(
@@ -91,7 +91,7 @@ class AutogradLinearization:
             products = [self._differentiate(outputs, inputs, column) for column in block]
             return torch.stack(products)
 
-        with double_backward_settings(columns.device):
+        with double_backward_settings():
             return by_blocks(product, columns, width, inputs)
 
     def _differentiate(
@@ -112,7 +112,7 @@ class AutogradLinearization:
 
 
 @contextmanager
-def double_backward_settings(device: torch.device) -> Iterator[None]:
+def double_backward_settings() -> Iterator[None]:
     """Where a function runs that is to be differentiated twice, by autograd in full precision.
 
     Attention takes the plain kernel, as the fused ones have no second derivative; what has none in
@@ -122,7 +122,7 @@ def double_backward_settings(device: torch.device) -> Iterator[None]:
         torch.inference_mode(False),
         torch.enable_grad(),
         _PLAIN_ATTENTION,
-        full_precision(device),
+        full_precision(),
         ReplacedFunctions({group_norm: _group_norm, hardsigmoid: _hardsigmoid}),
     ):
         yield

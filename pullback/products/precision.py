@@ -4,9 +4,11 @@ They belong to the process, and several threads may compute at the same time: th
 changes them, the last to go restores them.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -41,22 +43,30 @@ class SharedContext:
 
 
 @contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Convolutions and matrix products in full float32 on that device, whatever the settings.
+def full_precision() -> Iterator[None]:
+    """Convolutions and matrix products in full float32 on every device, whatever the settings.
 
     cuDNN computes convolutions in TF32 unless told, with an error of 1e-3; users allow more of the
     kind, or autocast, to make training faster. Krylov methods would find eigenpairs of something
     else.
     """
-    shared = _SHARED.setdefault(device.type, SharedContext(lambda: _raise_settings(device.type)))
-    has_autocast = torch.amp.is_autocast_available(device.type)
-    with shared, torch.autocast(device.type, enabled=False) if has_autocast else nullcontext():
+    if _INSIDE.get():
         yield
+        return
+    token = _INSIDE.set(True)
+    try:
+        with _RAISED_SETTINGS, ExitStack() as stack:
+            for device_type in filter(torch.amp.is_autocast_available, PLACES):
+                stack.enter_context(torch.autocast(device_type, enabled=False))
+            yield
+    finally:
+        _INSIDE.reset(token)
 
 
 @contextmanager
-def _raise_settings(device_type: str) -> Iterator[None]:
-    lowered = [(place, place.fp32_precision) for place in PLACES.get(device_type, ())]
+def _raise_settings() -> Iterator[None]:
+    places = [place for of_device in PLACES.values() for place in of_device]
+    lowered = [(place, place.fp32_precision) for place in places]
     lowered = [(place, setting) for place, setting in lowered if setting not in _FULL]
     try:
         for place, _ in lowered:
@@ -67,4 +77,8 @@ def _raise_settings(device_type: str) -> Iterator[None]:
             place.fp32_precision = setting
 
 
-_SHARED: dict[str, SharedContext] = {}
+_RAISED_SETTINGS = SharedContext(_raise_settings)
+_INSIDE: ContextVar[bool] = ContextVar("inside", default=False)
+
+# A forked process has none of OpenMP's threads, and its first product would wait for them for ever.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))

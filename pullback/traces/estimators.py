@@ -12,12 +12,13 @@ from linear_operator import LinearOperator
 from torch import Tensor
 
 from ..arguments import require_finite, require_integer, require_square
+from ..products import library_call
 from ..sampling import SampleStreams, as_generator
 from .probes import Complement, sampling_error
 from .records import Estimate
 
 
-@torch.no_grad()
+@library_call
 def hutchinson(
     operator: LinearOperator, probes: int = 30, generator: torch.Generator | None = None
 ) -> Estimate:
@@ -42,7 +43,7 @@ def hutchinson(
     return _mean_form(operator, Complement(operator), streams, probes).to(operator.dtype)
 
 
-@torch.no_grad()
+@library_call
 def hutch_plus_plus(
     operator: LinearOperator, probes: int = 30, generator: torch.Generator | None = None
 ) -> Estimate:
@@ -74,7 +75,7 @@ def hutch_plus_plus(
     return replace(rest, value=resolved + rest.value).to(operator.dtype)
 
 
-@torch.no_grad()
+@library_call
 def xtrace(
     operator: LinearOperator, probes: int = 30, generator: torch.Generator | None = None
 ) -> Estimate:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..arguments import require_integer, require_square
 from ..eigen.dense import tridiagonal_eigh
+from ..products import library_call
 from ..sampling import SampleStreams, as_generator
 from .integrands import Integrand, as_integrand
 from .records import Estimate
@@ -38,7 +39,7 @@ class Rule:
         return self.apply(lambda x: (f(x) - mean).square()).nan_to_num(nan=torch.inf)
 
 
-@torch.no_grad()
+@library_call
 def quadratic_form(
     operator: LinearOperator,
     v: Tensor,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..arguments import require_integer, require_square
 from ..eigen.records import EigenPairs
+from ..products import library_call
 from ..sampling import SampleStreams, as_generator
 from .integrands import XLOGX, Integrand, as_integrand
 from .probes import Complement, sampling_error
@@ -17,7 +18,7 @@ from .records import Estimate
 from .tridiagonal import Tridiagonal, tridiagonalise
 
 
-@torch.no_grad()
+@library_call
 def trace_of_function(
     operator: LinearOperator,
     f: Integrand | Callable[[Tensor], Tensor],

@@ -11,6 +11,7 @@ from ..eigen.driver import find_pairs, map_over_batch, solve
 from ..eigen.records import Spectrum
 from ..eigen.request import Request, StoppingRule
 from ..operators import PullbackMetric
+from ..products import library_call
 from ..sampling import SampleStreams
 from .estimators import hutch_plus_plus, hutchinson, xtrace
 from .records import Estimate
@@ -29,6 +30,7 @@ ENTROPY_TOL = {"trace": 1e-3 / 2, "none": 1e-3, "max": 1e-3}
 DEFLATED = 8
 
 
+@library_call
 def trace(
     metric: LinearOperator,
     generator: torch.Generator | None = None,
@@ -61,6 +63,7 @@ def trace(
     return estimators.get(method, xtrace)(metric, probes, generator)
 
 
+@library_call
 def entropy(
     metric: LinearOperator,
     normalization: str = "trace",

@@ -49,7 +49,7 @@ def benchmark(
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda', but PyTorch finds no such device here; take 'cpu'")
     where = torch.device(device)
-    with full_precision(where):  # plain forwards too
+    with full_precision():  # plain forwards too
         _benchmark(where, Path(out), checkpoint, quick, seed)
 
 
