@@ -58,6 +58,16 @@ def coordinates(index: PlainIndex, shape: torch.Size, device: torch.device) -> l
     return [place[index] for place in places]
 
 
+def takes_nothing(index: PlainIndex, shape: torch.Size) -> bool:
+    """Whether there is nothing at this index: a slice or a tensor of it is empty."""
+    sizes = (
+        len(range(*part.indices(n))) if isinstance(part, slice) else part.numel()
+        for part, n in zip(index, shape, strict=True)
+        if not isinstance(part, int)
+    )
+    return 0 in sizes
+
+
 def shape_at(index: PlainIndex, shape: torch.Size) -> torch.Size:
     """The shape of a tensor's part at this index, without such a tensor.
 

@@ -12,7 +12,7 @@ from linear_operator import LinearOperator, to_linear_operator
 from linear_operator.utils.broadcasting import _matmul_broadcast_shape
 from torch import Tensor
 
-from .indexing import coordinates, entries, keeps_matrix, plain_index, shape_at
+from .indexing import coordinates, entries, keeps_matrix, plain_index, shape_at, takes_nothing
 from .maps import Map, combine_noise, stack
 from .products import (
     MAX_BLOCK,
@@ -68,11 +68,10 @@ class OperatorOfProducts(LinearOperator):
             IndexError: the index is out of range, or none that :func:`plain_index` knows.
         """
         plain = plain_index(index, self.shape, self.device)
-        shape = shape_at(plain, self.shape)
-        operator = keeps_matrix(plain) and not any(isinstance(part, int) for part in plain[-2:])
-        if shape.numel() == 0:
-            nothing = torch.empty(shape, dtype=self.dtype, device=self.device)
-            return to_linear_operator(nothing) if operator else nothing
+        if takes_nothing(plain, self.shape):
+            nothing = torch.empty(shape_at(plain, self.shape), dtype=self.dtype, device=self.device)
+            tensor = not keeps_matrix(plain) or any(isinstance(part, int) for part in plain[-2:])
+            return nothing if tensor else to_linear_operator(nothing)
         if keeps_matrix(plain):
             return super().__getitem__(plain)
         *batch, row, column = coordinates(plain, self.shape, self.device)
