@@ -19,6 +19,7 @@ from .paper.report import report
 from .paper.vaes import Vaes
 from .sweep import sweep
 from .train import train
+from .zoo import zoo
 
 # What shows what; `python -m studies` lists them.
 FIGURES: dict[Callable[..., None], str] = {
@@ -33,6 +34,7 @@ OTHERS: dict[Callable[..., None], str] = {
     benchmark: "what scores cost, beside other ways to compute them",
     report: "which of the paper's claims hold, from the archives",
     digits: "the main job on embedded data",
+    zoo: "encoders of other packages: captured or not, and the glue they need",
     sweep: "one VAE for each of many β",
     train: "one VAE",
 }
