@@ -41,7 +41,8 @@ def zoo(out: str = "studies/benchmark") -> None:
 
 def is_captured(encoder: pb.Map, x: torch.Tensor) -> bool:
     """Whether the map's products at x come from captured graphs."""
-    return isinstance(pb.jacobian(encoder, x)._linearization(), CapturedLinearization)
+    with torch.no_grad():
+        return isinstance(pb.jacobian(encoder, x)._linearization(), CapturedLinearization)
 
 
 def _row(specimen: Specimen) -> str:
