@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import group_norm, hardsigmoid
+from torch.nn.functional import group_norm, hardsigmoid, instance_norm
 from torch.overrides import TorchFunctionMode
 
 from ..arguments import require_finite
@@ -116,14 +116,14 @@ def double_backward_settings() -> Iterator[None]:
     """Where a function runs that is to be differentiated twice, by autograd in full precision.
 
     Attention takes the plain kernel, as the fused ones have no second derivative; what has none in
-    PyTorch is computed from operations that have; no layer refuses a batch of one.
+    PyTorch, or a wrong one, is computed from operations that have; no layer refuses a batch of one.
     """
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         _PLAIN_ATTENTION,
         full_precision(),
-        ReplacedFunctions({group_norm: _group_norm, hardsigmoid: _hardsigmoid}),
+        ReplacedFunctions(_REPLACED),
     ):
         yield
 
@@ -157,4 +157,36 @@ def _group_norm(
     return torch.group_norm(input, num_groups, weight, bias, eps)
 
 
+def _instance_norm(
+    input: Tensor,  # noqa: A002
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """With statistics of the input, in simple operations.
+
+    PyTorch (2.13, on a CPU) computes its derivatives wrongly for gradients in channels-last layout.
+    """
+    if not use_input_stats or running_mean is not None:
+        return instance_norm(
+            input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+        )
+    batched = input.ndim > 2
+    dims = tuple(range(2, input.ndim)) if batched else (1,)
+    variance, mean = torch.var_mean(input, dims, correction=0, keepdim=True)
+    result = (input - mean) * (variance + eps).rsqrt()
+    shape = -1, *[1] * len(dims)
+    result = result if weight is None else result * weight.view(shape)
+    return result if bias is None else result + bias.view(shape)
+
+
+_REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
+    group_norm: _group_norm,
+    hardsigmoid: _hardsigmoid,
+    instance_norm: _instance_norm,
+}
 _PLAIN_ATTENTION = SharedContext(lambda: sdpa_kernel(SDPBackend.MATH))

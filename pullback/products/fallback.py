@@ -22,6 +22,21 @@ def rounding_tolerance(dtype: torch.dtype) -> float:
     return float(torch.finfo(dtype).eps ** 0.5)
 
 
+def are_adjoint(x: Tensor, y: Tensor, u: Tensor, v: Tensor, Jv: Tensor, Jtu: Tensor) -> bool:
+    """Whether uᵀ(Jv) = (Jᵀu)ᵀv for the derivative of y by x, as far as rounding may let it.
+
+    Tensors are ``(B, ·)``; the two sides are summed over the batch. What is not finite is for
+    others to refuse.
+    """
+    left, right = (u * Jv).detach(), (v * Jtu).detach()
+    scale = left.abs().sum() + right.abs().sum()
+    # Products that are all but 0, as those of a saturated softmax, are rounding error.
+    largest = x.detach().abs().max().clamp(min=torch.finfo(x.dtype).tiny)
+    floor = y.detach().abs().max() * u.detach().norm() * v.norm() / largest
+    difference = (left.sum() - right.sum()).abs()
+    return not difference > rounding_tolerance(x.dtype) * (scale + floor)
+
+
 def log_uncaptured(error: Exception) -> None:
     """One line that says why a map's products are not, or no more, captured."""
     logger.info("the map's products are differentiated anew, not captured: %s", first_line(error))

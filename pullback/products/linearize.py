@@ -10,7 +10,7 @@ from torch import Tensor
 from ..arguments import require_finite
 from .cache import Linearization
 from .double_backward import NOT_FINITE, AutogradLinearization
-from .fallback import log_uncaptured, relative_distance, rounding_tolerance
+from .fallback import are_adjoint, log_uncaptured, relative_distance, rounding_tolerance
 
 # Captured functions kept for a map, which may be called with events of several shapes.
 _MOST = 16
@@ -52,7 +52,28 @@ def linearize(
         captured = _linearize_captured(function, x, shared, samplewise, key, owner)
         if captured is not None:
             return captured
-        return AutogradLinearization(lambda x: function(x, *shared, *samplewise), x)
+        linearization = AutogradLinearization(lambda x: function(x, *shared, *samplewise), x)
+        _require_adjoint(linearization, x)
+        return linearization
+
+
+def _require_adjoint(linearization: AutogradLinearization, x: Tensor) -> None:
+    """Refuse derivatives of which autograd itself computes one wrongly; there are such layers."""
+    y = linearization.y
+    u, v = _draw_like(y), _draw_like(x)
+    Jv, Jtu = linearization.jvp(v.unsqueeze(-1)), linearization.vjp(u.unsqueeze(-1))
+    if not are_adjoint(x, y, u, v, Jv.squeeze(-1), Jtu.squeeze(-1)):
+        raise ValueError(
+            "Jacobian-vector and vector-Jacobian products of the map, by autograd, disagree: "
+            "PyTorch computes one of them wrongly, or they are all rounding error; use float64 "
+            "inputs, or another memory format"
+        )
+
+
+def _draw_like(tensor: Tensor) -> Tensor:
+    """Normal numbers, the same ones in every call."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(tensor.shape, generator=generator).to(tensor)
 
 
 def _linearize_captured(
@@ -104,7 +125,7 @@ class _Witness:
     """f and Jᵀu of the first and the last sample, as autograd computes them.
 
     Attributes:
-        y: ``(1 or 2, M)``.
+        x, y: ``(1 or 2, N)`` and ``(1 or 2, M)``.
     """
 
     def __init__(
@@ -115,25 +136,19 @@ class _Witness:
         samplewise: Sequence[Tensor],
     ) -> None:
         self.samples = torch.tensor([0, len(x) - 1][: len(x)], device=x.device)
-        linearization = AutogradLinearization(
-            lambda some: function(some, *shared, *(t[self.samples] for t in samplewise)),
-            x[self.samples],
-        )
+        self.x, given = x[self.samples], [tensor[self.samples] for tensor in samplewise]
+        linearization = AutogradLinearization(lambda some: function(some, *shared, *given), self.x)
         self.y = linearization.y
-        # Any u will do that makes no difference between outputs.
-        generator = torch.Generator().manual_seed(0)
-        self.u = torch.randn(*self.y.shape, 1, generator=generator).to(self.y)
-        self.Jtu = linearization.vjp(self.u)
+        self.u, self.v = _draw_like(self.y), _draw_like(self.x)
+        self.Jtu = linearization.vjp(self.u.unsqueeze(-1)).squeeze(-1)
 
     def confirms(self, linearization: Any, captured: Any) -> bool:
         """Whether a captured function gives the same; it remembers how far it was off at first."""
         dtype = self.y.dtype
-        some = linearization.restrict(self.samples)
-        if some is None:
-            u = self.u.new_zeros(*linearization.y.shape, 1).index_copy(0, self.samples, self.u)
-            Jtu = linearization.vjp(u)[self.samples]
-        else:
-            Jtu = some.vjp(self.u)
+        Jtu = self._take_product(linearization, "vjp", self.u)
+        Jv = self._take_product(linearization, "jvp", self.v)
+        if not are_adjoint(self.x, self.y, self.u, self.v, Jv, Jtu):
+            return False
         distance = max(
             relative_distance(linearization.y[self.samples], self.y),
             relative_distance(Jtu, self.Jtu),
@@ -142,3 +157,13 @@ class _Witness:
             allowed = max(_TIMES * distance, _ROUNDING_ERRORS * torch.finfo(dtype).eps)
             captured.tolerance = min(allowed, rounding_tolerance(dtype))
         return distance <= captured.tolerance
+
+    def _take_product(self, linearization: Any, name: str, vectors: Tensor) -> Tensor:
+        """Jv or Jᵀu of these samples, from a linearisation of the batch."""
+        some = linearization.restrict(self.samples)
+        if some is not None:
+            product: Tensor = getattr(some, name)(vectors.unsqueeze(-1))
+            return product.squeeze(-1)
+        everywhere = vectors.new_zeros(len(linearization.y), vectors.shape[1], 1)
+        everywhere[self.samples] = vectors.unsqueeze(-1)
+        return getattr(linearization, name)(everywhere)[self.samples].squeeze(-1)
