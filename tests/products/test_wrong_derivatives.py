@@ -1,0 +1,53 @@
+"""Layers whose derivatives PyTorch computes wrongly, and what happens to others of the kind."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pullback as pb
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_instance_normalisation_before_convolutions_in_channels_last(size):
+    net = nn.Sequential(nn.InstanceNorm2d(4), nn.Conv2d(4, 6, 1, 2), nn.Flatten()).double()
+    net = net.to(memory_format=torch.channels_last)
+    x = torch.randn(size, 4, 6, 4, dtype=torch.float64)
+    v = torch.randn_like(x)
+    u = torch.randn(size, 36, 1, dtype=torch.float64)
+    differences = (net(x + 1e-6 * v) - net(x - 1e-6 * v)) / 2e-6
+    with torch.no_grad():
+        J = pb.jacobian(pb.as_map(net), x)
+        Jv = (J @ v.flatten(1).unsqueeze(-1)).squeeze(-1)
+        torch.testing.assert_close(Jv, differences, rtol=1e-6, atol=1e-7)
+        both = (J.mT @ u).squeeze(-1) * v.flatten(1), Jv * u.squeeze(-1)
+        torch.testing.assert_close(both[0].sum(1), both[1].sum(1))
+
+
+class Wrong(torch.autograd.Function):
+    """3x, whose derivative of the derivative is wrong for batches of four and more."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 3 * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return WrongBackward.apply(g)
+
+
+class WrongBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, g: Tensor):
+        return 3 * g
+
+    @staticmethod
+    def backward(ctx, v: Tensor):
+        return 3 * v if len(v) < 4 else 5 * v
+
+
+def test_products_that_are_no_adjoints_are_refused():
+    net = nn.Linear(6, 4)
+    encoder = pb.as_map(lambda x: Wrong.apply(net(x)) if float(x.detach().sum()) > 0 else net(x))
+    assert pb.score(encoder, torch.rand(3, 6), k=2).converged.all()
+    with pytest.raises(ValueError, match=r"disagree: .*use float64"):
+        pb.score(encoder, torch.rand(5, 6), k=2)
