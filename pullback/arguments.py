@@ -82,6 +82,12 @@ def require_square(operator: object) -> None:
         raise TypeError(f"the operator must be float32 or float64, got {plain(operator.dtype)}")
 
 
+def require_tensor(name: str, value: object) -> None:
+    """Refuse what is no tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch tensor, got {type(value).__name__}")
+
+
 def require_finite(values: Tensor, problem: str, first: int = 0) -> None:
     """Raise a ValueError that names the samples of ``(B, *rest)`` which are not all finite.
 

@@ -8,6 +8,7 @@ from linear_operator import LinearOperator
 from linear_operator.operators import IdentityLinearOperator, KroneckerProductLinearOperator
 from torch import Tensor
 
+from .arguments import require_tensor
 from .maps import Map, arrange_given, as_map, leave_inference_mode
 from .operators import PREFIX, JacobianOperator, PullbackMetric, refuse_transforms
 from .sampling import SampleStreams, as_generator
@@ -112,8 +113,7 @@ def _jacobian(
 ) -> JacobianOperator:
     refuse_transforms()
     fn = as_map(fn)
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch tensor, got {type(x).__name__}")
+    require_tensor("x", x)
     if not 0 <= batch_dims < max(x.ndim, 1):
         raise ValueError(f"batch_dims={batch_dims} leaves no event in x of shape {tuple(x.shape)}")
     x = leave_inference_mode(x)

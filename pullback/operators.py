@@ -186,27 +186,24 @@ class JacobianOperator(OperatorOfProducts):
         return [*self._args, *self.tensors.values(), *self.fn.constants()]
 
     def _linearization(self) -> Linearization:
+        sources = self._sources()
+        if torch.is_grad_enabled() and any(t.requires_grad for t in sources):
+            return self._linearize(differentiable=True)
+        return self.memory.get(sources, self._linearize)
+
+    def _linearize(self, differentiable: bool = False) -> Linearization:
         flat = self.x.reshape(-1, self.x.shape[-1])
+        shared = list(self.tensors.values())
         samplewise = [tensor.reshape(len(flat), -1) for tensor in self.samplewise]
-        inputs = [*self.tensors.values(), *samplewise]
-        if torch.is_grad_enabled() and any(t.requires_grad for t in self._sources()):
+        if differentiable:
+            inputs = *shared, *samplewise
             return AutogradLinearization(
                 lambda x: self._stacked(x, *inputs), flat, differentiable=True
             )
         constants = tuple(t.data_ptr() for t in self.fn.constants())
         arguments = *self.given_shapes, *(tensor.dtype for tensor in samplewise)
         key = self.event_shape, arguments, tuple(self.tensors), constants
-        return self.memory.get(
-            self._sources(),
-            lambda: linearize(
-                self._stacked,
-                flat,
-                list(self.tensors.values()),
-                samplewise,
-                key,
-                self.fn,
-            ),
-        )
+        return linearize(self._stacked, flat, shared, samplewise, key, self.fn)
 
     def _stacked(self, x: Tensor, *inputs: Tensor) -> Tensor:
         """F, ``(B, N) → (B, M)``, of the map's tensors and what belongs to each sample as well."""

@@ -32,7 +32,7 @@ class EigenAttack:
 
     Args:
         encoder: a map (see :func:`pullback.as_map`), or a callable returning a tensor or
-            distribution. What is declared once, by ``pb.as_map``, is checked and traced once.
+            distribution. What is declared once, by ``pb.as_map``, is validated and captured once.
         rank: 1 for the largest eigenvalue, 2 for the next, up to N.
         eps: the step is ±eps·v, of norm eps, in units of the input.
         delta: the step is ±delta·λ·v, as the paper prints it (Eq. 5–7). Its norm grows with λ, so

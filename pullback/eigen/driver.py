@@ -191,7 +191,6 @@ def _probe_remainder(
     return Spectrum.from_probes(values, products, torch.full_like(values[:, 0], parts))
 
 
-@torch.no_grad()
 def map_over_batch(
     operator: LinearOperator,
     find: Callable[[LinearOperator, SampleStreams], Record],

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..archive.columns import FORMAT
 from ..archive.manifest import refuse_foreign_folder, start_or_resume
 from ..archive.shards import Shard, list_shards, verify_shard, write_shard
-from ..arguments import require_choice, require_integer, usable_device
+from ..arguments import plain, require_choice, require_integer, usable_device
 from ..eigen import METHODS, ConvergenceWarning, RankWarning, WarmStart
 from ..maps import Map
 from ..sampling import draw_seeds
@@ -107,7 +107,7 @@ def score_images(
             "event_shape": list(images.event_shape),
             "sha256": images.digest(),
         },
-        "score": {**vars(settings), "dtype": str(dtype).removeprefix("torch.")},
+        "score": {**vars(settings), "dtype": plain(dtype)},
         "shard_size": shard_size,
         "versions": {"pullback": __version__, "torch": torch.__version__},
     }

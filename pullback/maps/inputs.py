@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..arguments import FLOATING, plain, require_finite
+from ..arguments import FLOATING, plain, require_finite, require_tensor
 
 # Layers whose output, in training mode, depends on the other samples or on chance.
 _UNSAFE_IN_TRAINING = (
@@ -17,8 +17,7 @@ _UNSAFE_IN_TRAINING = (
 
 def check_input(x: Tensor) -> None:
     """Refuse what is not a finite, non-empty, floating-point batch ``(B, *event)``."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch tensor, got {type(x).__name__}")
+    require_tensor("x", x)
     if x.dtype not in FLOATING:
         raise TypeError(
             f"x must be float32 or float64, got {plain(x.dtype)}; for images in bytes use x / 255"
@@ -38,8 +37,7 @@ def check_given(given: Sequence[Tensor], x: Tensor, batch_dims: int = 1) -> None
         raise TypeError(f"given must be a tuple of tensors, got {_kind(given)}{hint}")
     batch = x.shape[:batch_dims]
     for index, tensor in enumerate(given):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"given[{index}] must be a torch tensor, got {_kind(tensor)}")
+        require_tensor(f"given[{index}]", tensor)
         if tensor.shape[:batch_dims] != batch:
             raise ValueError(
                 f"given[{index}] has shape {tuple(tensor.shape)}, but must start with "

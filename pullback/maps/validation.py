@@ -119,7 +119,9 @@ class _Agreement:
         """Refuse a map whose result for a sample depends on anything but the sample."""
         same = torch.arange(PLACES, device=self._batch.device)
         # An accelerator may choose a kernel of less precision for another size.
-        loose = self._eps**0.5 * (1 if self._batch.device.type == "cpu" else 10)
+        loose = rounding_tolerance(self._batch.dtype) * (
+            1 if self._batch.device.type == "cpu" else 10
+        )
         self._compare(same, 100 * self._eps, _RANDOM, amplifies=False)
         self._compare(same.roll(1), loose, _DEPENDS_ON_PLACE)
         for place in same.split(1):

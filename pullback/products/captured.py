@@ -18,7 +18,7 @@ from .cache import Recent
 from .capture import Captured, CaptureError, capture, generalize
 from .cuda_graphs import Intermediates, Product, record_products
 from .double_backward import AutogradLinearization
-from .fallback import first_line, log_uncaptured, logger, relative_distance, rounding_tolerance
+from .fallback import first_line, is_close, log_uncaptured, logger
 from .onednn import pack
 from .passes import (
     drop_no_ops,
@@ -34,6 +34,8 @@ from .passes import (
 from .precision import full_precision
 
 Function = Callable[..., Tensor]
+# x ``(3, N)``, and what belongs to each of these samples.
+Batch = tuple[Tensor, list[Tensor]]
 
 
 class CapturedLinearization:
@@ -131,10 +133,13 @@ class CapturedFunction:
         some = torch.arange(3, device=x.device) % len(x)
         batch = x[some], [tensor[some] for tensor in samplewise]
         vectors = [torch.randn(3, n, generator=generator).to(x) for n in (x.shape[1], rows)]
+        captured, expected = _capture_any_size(function, batch, vectors, shared)
         try:
-            self._build(function, batch, vectors, shared, packed=True)
+            self._build(captured, expected, batch, vectors, shared, packed=True)
         except Exception as error:
-            self._build(function, batch, vectors, shared, packed=False)
+            # The first graph was changed by then.
+            captured, expected = _capture_any_size(function, batch, vectors, shared)
+            self._build(captured, expected, batch, vectors, shared, packed=False)
             logger.info("the map's weights are not packed for oneDNN: %s", first_line(error))
 
     def linearize(
@@ -149,22 +154,15 @@ class CapturedFunction:
 
     def _build(
         self,
-        function: Function,
-        batch: tuple[Tensor, list[Tensor]],
+        captured: Captured,
+        expected: tuple[Tensor, ...],
+        batch: Batch,
         vectors: list[Tensor],
         shared: Sequence[Tensor],
         packed: bool,
     ) -> None:
-        # Capture the function and its derivatives for two samples, and for three.
-        captured = []
-        for size in (2, 3):
-            samplewise = [tensor[:size].contiguous() for tensor in (*batch[1], *vectors)]
-            inputs = [batch[0][:size].contiguous(), *shared, *samplewise]
-            captured.append(capture(function, inputs))
-        (graph, _), (other, expected) = captured
-        # Make one graph of any size of them, and cut it into its parts.
-        generalize(graph, other)
-        self._split(graph, len(shared), packed)
+        """Cut the graph into its parts, and see that they compute what was captured."""
+        self._split(captured, len(shared), packed)
         # See that the parts compute the same, together and for other sizes.
         intermediates = []
         for size in (2, 3, 1):
@@ -254,8 +252,21 @@ class CapturedFunction:
         ]
 
     def _require_close(self, a: Tensor, b: Tensor) -> None:
-        if not _is_close(a, b):
+        if not is_close(a, b):
             raise CaptureError("rearranging its graph changes the result")
+
+
+def _capture_any_size(
+    function: Function, batch: Batch, vectors: list[Tensor], shared: Sequence[Tensor]
+) -> tuple[Captured, tuple[Tensor, ...]]:
+    """One graph for any number of samples, and what the function and its products were of three."""
+    captured = []
+    for size in (2, 3):
+        samplewise = [tensor[:size].contiguous() for tensor in (*batch[1], *vectors)]
+        captured.append(capture(function, [batch[0][:size].contiguous(), *shared, *samplewise]))
+    (graph, _), (other, expected) = captured
+    generalize(graph, other)
+    return graph, expected
 
 
 def _take_columns(
@@ -280,11 +291,7 @@ def _take_columns(
             both = together(intermediates, torch.stack([vector, -0.5 * vector]))
     except (RuntimeError, UserWarning):
         return one_by_one
-    return together if _is_close(both, torch.stack([expected, -0.5 * expected])) else one_by_one
-
-
-def _is_close(a: Tensor, b: Tensor) -> bool:
-    return relative_distance(a, b) <= rounding_tolerance(b.dtype)
+    return together if is_close(both, torch.stack([expected, -0.5 * expected])) else one_by_one
 
 
 def _find_growth(two: Any, three: Any) -> int | None:

@@ -3,7 +3,6 @@
 A product is some dozens of small kernels. Launching them one by one takes longer than they do.
 """
 
-import logging
 import threading
 import weakref
 from collections.abc import Callable, Hashable
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-logger = logging.getLogger("pullback")
+from .fallback import first_line, is_close, logger
 
 # The product of a batch that is recorded: smaller parts of a batch come and go.
 _RECORD_AT = 4
@@ -97,12 +96,11 @@ class ReplayedProduct:
         try:
             with torch.cuda.device_of(vectors):
                 replay = _Replay(self._product, self._record, intermediates, vectors)
-            tolerance = torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max()
-            if not ((replay(intermediates, vectors) - expected).abs() <= tolerance).all():
+            if not is_close(replay(intermediates, vectors), expected):
                 raise RuntimeError("a replay differs from the product itself")
         # Whatever recording trips over, the product can still be had as it is.
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            reason = first_line(error)
             logger.info("the map's products are not replayed as CUDA graphs: %s", reason)
             return
         self._replays[key] = replay

@@ -22,6 +22,11 @@ def rounding_tolerance(dtype: torch.dtype) -> float:
     return float(torch.finfo(dtype).eps ** 0.5)
 
 
+def is_close(a: Tensor, b: Tensor) -> bool:
+    """Whether two results of one computation agree, but for rounding."""
+    return relative_distance(a, b) <= rounding_tolerance(b.dtype)
+
+
 def are_adjoint(x: Tensor, y: Tensor, u: Tensor, v: Tensor, Jv: Tensor, Jtu: Tensor) -> bool:
     """Whether uᵀ(Jv) = (Jᵀu)ᵀv for the derivative of y by x, as far as rounding may let it.
 

@@ -145,8 +145,7 @@ class _Witness:
     def confirms(self, linearization: Any, captured: Any) -> bool:
         """Whether a captured function gives the same; it remembers how far it was off at first."""
         dtype = self.y.dtype
-        Jtu = self._take_product(linearization, "vjp", self.u)
-        Jv = self._take_product(linearization, "jvp", self.v)
+        Jv, Jtu = self._take_products(linearization)
         if not are_adjoint(self.x, self.y, self.u, self.v, Jv, Jtu):
             return False
         distance = max(
@@ -158,12 +157,15 @@ class _Witness:
             captured.tolerance = min(allowed, rounding_tolerance(dtype))
         return distance <= captured.tolerance
 
-    def _take_product(self, linearization: Any, name: str, vectors: Tensor) -> Tensor:
-        """Jv or Jᵀu of these samples, from a linearisation of the batch."""
+    def _take_products(self, linearization: Any) -> tuple[Tensor, Tensor]:
+        """Jv and Jᵀu of these samples, from a linearisation of the batch."""
         some = linearization.restrict(self.samples)
         if some is not None:
-            product: Tensor = getattr(some, name)(vectors.unsqueeze(-1))
-            return product.squeeze(-1)
-        everywhere = vectors.new_zeros(len(linearization.y), vectors.shape[1], 1)
-        everywhere[self.samples] = vectors.unsqueeze(-1)
-        return getattr(linearization, name)(everywhere)[self.samples].squeeze(-1)
+            Jv, Jtu = some.jvp(self.v.unsqueeze(-1)), some.vjp(self.u.unsqueeze(-1))
+            return Jv.squeeze(-1), Jtu.squeeze(-1)
+        products = []
+        for product, vectors in ((linearization.jvp, self.v), (linearization.vjp, self.u)):
+            everywhere = vectors.new_zeros(len(linearization.y), vectors.shape[1], 1)
+            everywhere[self.samples] = vectors.unsqueeze(-1)
+            products.append(product(everywhere)[self.samples].squeeze(-1))
+        return products[0], products[1]

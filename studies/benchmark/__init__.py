@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import pullback as pb
 from models import datasets, training
 from models.vae import VAE, ConvVAE
+from pullback.arguments import require_choice
 from pullback.products.precision import full_precision
 
 from . import report, scaling
@@ -44,8 +45,7 @@ def benchmark(
         quick: train less, measure two batches, leave out slow methods and other images' sizes.
         seed: of training and of the choice of images.
     """
-    if device not in DEVICES:
-        raise ValueError(f"device={device!r} is not one of {', '.join(map(repr, DEVICES))}")
+    require_choice("device", device, DEVICES)
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda', but PyTorch finds no such device here; take 'cpu'")
     where = torch.device(device)

@@ -66,7 +66,7 @@ class Row:
 
 
 def encoder_of(vae: VAE) -> pb.Map:
-    """The map of a VAE's encoder, with nothing traced yet."""
+    """The map of a VAE's encoder, with nothing captured yet."""
     return pb.as_map(vae.encode, returns="mean_logvar")
 
 

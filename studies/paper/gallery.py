@@ -7,6 +7,7 @@ import torch
 
 import pullback as pb
 from models.vae import VAE
+from pullback.arguments import require_integer
 from pullback.attacks import EigenAttack
 
 from .. import named_arrays, pictures
@@ -40,8 +41,7 @@ def gallery(
         redraw: draw what the folder holds, whatever it was made with.
         options: see :class:`Vaes`.
     """
-    if shown < 1:
-        raise ValueError(f"shown={shown} must be at least 1")
+    require_integer("shown", shown, 1)
     shown = min(shown, QUICK_SHOWN) if quick else shown
     vaes = Vaes(out, **options)
     stem = f"gallery{'-combined' * combined}-{name(beta, mixup)}"

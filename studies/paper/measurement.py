@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 import pullback as pb
 from models.vae import VAE
+from pullback.arguments import require_integer
 from pullback.attacks.spheres import norms, samplewise
 
 from ..named_arrays import Variable
@@ -64,8 +65,7 @@ class Effort:
     )
 
     def __post_init__(self) -> None:
-        if self.images < 2:
-            raise ValueError(f"images={self.images} must be at least 2")
+        require_integer("images", self.images, 2)
 
     @property
     def configuration(self) -> dict[str, Any]:

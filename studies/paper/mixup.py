@@ -7,6 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from pullback.arguments import require_integer
+
 from .. import named_arrays, pictures
 from . import drawing, records
 from .beta import plain, spaced
@@ -46,8 +48,7 @@ def mixup(
         options: see :class:`Vaes`.
     """
     path, vaes = Path(out, "mixup.h5"), Vaes(out, **options)
-    if mixed < 1:
-        raise ValueError(f"mixed={mixed} must be at least 1")
+    require_integer("mixed", mixed, 1)
     if redraw:
         without, record = records.read(path.with_name("beta.h5")), records.read(path)
     else:

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import pullback as pb
+from pullback.arguments import require_integer
 from pullback.attacks import EigenAttack, GradientAttack, PGDAttack, RandomAttack
 
 from .. import named_arrays
@@ -61,8 +62,7 @@ def optimality(
         redraw: draw and print what the folder holds, whatever it was measured with.
         options: see :class:`Vaes`.
     """
-    if images < 1:
-        raise ValueError(f"images={images} must be at least 1")
+    require_integer("images", images, 1)
     path, vaes = Path(out, "optimality.h5"), Vaes(out, **options)
     count, effort = (min(images, QUICK_IMAGES), QUICK) if quick else (images, Effort())
     configuration = {**vaes.configuration, "beta": beta, "images": count, **effort.configuration}
