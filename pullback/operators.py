@@ -19,6 +19,7 @@ from .products import (
     AutogradLinearization,
     Linearization,
     RecentLinearizations,
+    find_once,
     linearize,
 )
 
@@ -183,7 +184,10 @@ class JacobianOperator(OperatorOfProducts):
 
     def _sources(self) -> list[Tensor]:
         """All tensors that a linearisation depends on."""
-        return [*self._args, *self.tensors.values(), *self.fn.constants()]
+        return [*self._args, *self.tensors.values(), *self._constants()]
+
+    def _constants(self) -> list[Tensor]:
+        return find_once(("constants", self.fn), self.fn.constants)
 
     def _linearization(self) -> Linearization:
         sources = self._sources()
@@ -200,7 +204,7 @@ class JacobianOperator(OperatorOfProducts):
             return AutogradLinearization(
                 lambda x: self._stacked(x, *inputs), flat, differentiable=True
             )
-        constants = tuple(t.data_ptr() for t in self.fn.constants())
+        constants = tuple(t.data_ptr() for t in self._constants())
         arguments = *self.given_shapes, *(tensor.dtype for tensor in samplewise)
         key = self.event_shape, arguments, tuple(self.tensors), constants
         return linearize(self._stacked, flat, shared, samplewise, key, self.fn)

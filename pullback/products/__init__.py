@@ -1,7 +1,7 @@
 """J v and Jᵀu of a function at a point; the primal work is done once."""
 
 from .blocks import MAX_BLOCK
-from .cache import Linearization, RecentLinearizations
+from .cache import Linearization, RecentLinearizations, find_once
 from .calls import library_call
 from .double_backward import AutogradLinearization
 from .linearize import linearize
@@ -11,6 +11,7 @@ __all__ = [
     "AutogradLinearization",
     "Linearization",
     "RecentLinearizations",
+    "find_once",
     "library_call",
     "linearize",
 ]

@@ -20,18 +20,43 @@ _LARGE = 2**15
 _FACTORS = np.random.default_rng(0).integers(2**64, size=2**12, dtype=np.uint64) | np.uint64(1)
 _ROWS, _HALF = 8, np.uint64(32)
 
-# The call of the library that is going on, in which the user's tensors stay as they are.
-_CALL: ContextVar[object | None] = ContextVar("call", default=None)
+
+class _Call:
+    """A call of the library, in which the user's tensors stay as they are.
+
+    Attributes:
+        checksums: of tensors, by where their numbers are. The tensors are held beside them, so that
+            their memory is not given to others.
+        found: whatever else need not be looked for twice.
+    """
+
+    def __init__(self) -> None:
+        self.checksums: dict[Hashable, tuple[Tensor, Hashable]] = {}
+        self.found: dict[Hashable, Any] = {}
+
+
+# The one that is going on.
+_CALL: ContextVar[_Call | None] = ContextVar("call", default=None)
 
 
 @contextmanager
 def steady_tensors() -> Iterator[None]:
     """One call of the library: tensors that were compared once are taken to stay as they are."""
-    token = _CALL.set(_CALL.get() or object())
+    token = _CALL.set(_CALL.get() or _Call())
     try:
         yield
     finally:
         _CALL.reset(token)
+
+
+def find_once(key: Hashable, find: Callable[[], Value]) -> Value:
+    """What ``find()`` returns, which is asked once in a call of the library."""
+    call = _CALL.get()
+    if call is None:
+        return find()
+    if key not in call.found:
+        call.found[key] = find()
+    return call.found[key]
 
 
 @dataclass
@@ -42,7 +67,7 @@ class _Entry(Generic[Value]):
     places: list[tuple[int, int]]
     checksums: list[Hashable]
     value: Value
-    compared_in: object | None
+    compared_in: _Call | None
 
 
 class Recent(Generic[Value]):
@@ -63,9 +88,11 @@ class Recent(Generic[Value]):
 
     def find(self, tensors: Sequence[Tensor]) -> Value | None:
         """The value made from these tensors, if it is remembered."""
-        first = _places_of(tensors[:1])
+        call, first = _CALL.get(), _places_of(tensors[:1])
         for entry in reversed(self._entries):
-            # Asked before every product, for all parameters of a map: most differ at once.
+            # Asked before every product, for all parameters of a map.
+            if call is not None and entry.compared_in is call and _are_identical(tensors, entry):
+                return entry.value
             if (
                 first == entry.places[:1]
                 and entry.places == _places_of(tensors)
@@ -76,7 +103,7 @@ class Recent(Generic[Value]):
 
     def add(self, tensors: Sequence[Tensor], value: Value) -> Value:
         """Remember a value; it is returned."""
-        sums = [checksum(tensor) for tensor in tensors]
+        sums = list(map(_checksum_in_call, tensors))
         entry = _Entry(tensors, _places_of(tensors), sums, value, _CALL.get())
         self._entries = [*self._entries, entry][-self._size :]
         return value
@@ -84,7 +111,7 @@ class Recent(Generic[Value]):
     def _is_unchanged(self, entry: _Entry[Value]) -> bool:
         call = _CALL.get()
         if call is None or entry.compared_in is not call:
-            if entry.checksums != [checksum(tensor) for tensor in entry.tensors]:
+            if entry.checksums != list(map(_checksum_in_call, entry.tensors)):
                 self._entries = [other for other in self._entries if other is not entry]
                 return False
             entry.compared_in = call
@@ -146,6 +173,17 @@ class RecentLinearizations:
         return RecentLinearizations()
 
 
+def _checksum_in_call(tensor: Tensor) -> Hashable:
+    """The checksum of a tensor, taken once in a call of the library."""
+    call = _CALL.get()
+    if call is None:
+        return checksum(tensor)
+    place = _places_of([tensor])[0], _layout_of(tensor)
+    if place not in call.checksums:
+        call.checksums[place] = tensor, checksum(tensor)
+    return call.checksums[place][1]
+
+
 def checksum(tensor: Tensor) -> Hashable:
     """A number that differs, but for a chance of 2⁻³², if a bit of the tensor or its order does."""
     tensor = tensor.detach().resolve_conj().resolve_neg()
@@ -175,6 +213,11 @@ def _places_of(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
         return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
     except RuntimeError:  # inference tensors do not count their changes
         return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+
+
+def _are_identical(tensors: Sequence[Tensor], entry: _Entry) -> bool:
+    held = entry.tensors
+    return len(tensors) == len(held) and all(map(operator.is_, tensors, held))
 
 
 def _are_same(tensors: Sequence[Tensor], held: Sequence[Tensor]) -> bool:
