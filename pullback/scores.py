@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from .arguments import require_positive
 from .eigen import EigenPairs, WarmStart
 from .eigen.convergence import warn_of_doubts
 from .eigen.driver import solve
@@ -15,7 +17,7 @@ from .maps import leave_inference_mode
 from .metrics import Encoder, expected_metric
 from .products import library_call
 from .sampling import SampleStreams, as_generator
-from .traces.spectra import are_entropies_accurate, estimate_entropies, estimate_trace
+from .traces.spectra import ENTROPY_TOL, estimate_entropies, estimate_trace, is_entropy_accurate
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def score(
     warm_start: WarmStart | None = None,
     *,
     given: Sequence[Tensor] = (),
+    entropy_tol: float = ENTROPY_TOL,
 ) -> Scores:
     """Spectral radius, trace, entropies and more of the pullback metric at each input.
 
@@ -92,8 +95,7 @@ def score(
             :func:`pullback.eigen.expected_products`: ``"dual"`` for min(M, N) + 2k of them, M the
             number of the encoder's outputs, or ``"golub-kahan"`` for max(37, 9 + 5k) with a
             spectrum such as trained encoders have. A product costs about as much as a forward
-            pass. Golub–Kahan and Nyström go on until the standard error of the entropies is
-            at most 1e-3/2 (``entropy``) or 1e-3 (the other two), relative where they exceed 1.
+            pass. Golub–Kahan and Nyström go on until ``entropy`` is known to ``entropy_tol``.
             ``"lanczos"`` and ``"lobpcg"`` look for k eigenpairs only, and the errors of trace and
             entropies say how little that tells.
         tol: as for :func:`pullback.eigsh`.
@@ -101,6 +103,8 @@ def score(
             same encoder have taught; learns from this one.
         given: further arguments of encoder and decoder for each sample, such as labels:
             ``(B, …)`` each, see :func:`pullback.expected_metric`.
+        entropy_tol: the largest standard error, in nats, that ``entropy`` may have; those of the
+            other two entropies are what comes of it. A larger one takes fewer products.
 
     Returns:
         :class:`Scores`, not differentiable.
@@ -113,7 +117,8 @@ def score(
         RankWarning, ConvergenceWarning: see :func:`pullback.eigsh`.
     """
     metric = expected_metric(encoder, x, decoder, given=given)
-    request = Request(k, method, tol, are_entropies_accurate, warm_start=warm_start)
+    enough = partial(is_entropy_accurate, tol=require_positive("entropy_tol", entropy_tol))
+    request = Request(k, method, tol, enough, warm_start=warm_start)
     request = check_request(metric, request)
     streams = SampleStreams(len(x), as_generator(generator))
     with torch.inference_mode():  # operations on small tensors take less time there

@@ -229,3 +229,26 @@ def test_a_module_can_be_trained_after_it_was_scored(mode):
     assert None not in captured_functions(encoder).values()
     net(x).sum().backward()
     assert net.layer.weight.grad is not None
+
+
+def test_the_entropy_is_as_accurate_as_asked_for():
+    eigenvalues = 0.6 ** torch.arange(150, dtype=torch.float64)
+    J = torch.linalg.qr(torch.randn(300, 150, dtype=torch.float64))[0].mT
+    J = eigenvalues.sqrt().unsqueeze(-1) * J
+    encoder, x = pb.as_map(lambda x: x @ J.mT, "mean"), torch.rand(50, 300, dtype=torch.float64)
+    p = eigenvalues / eigenvalues.sum()
+    exact = -(p * p.log()).sum()
+    taken = []
+    for tol in (1e-1, 1e-3, 1e-5):
+        scores = pb.score(encoder, x, method="golub-kahan", entropy_tol=tol)
+        assert (scores.entropy_error <= tol).all()
+        within = (scores.entropy - exact).abs() <= 2 * scores.entropy_error
+        assert within.double().mean() >= 0.9
+        taken.append(scores.n_products)
+    assert taken[0] < taken[1] < taken[2]
+
+
+@pytest.mark.parametrize("tol", [0.0, -1e-3, float("nan"), "1e-3", True])
+def test_a_tolerance_is_a_positive_number(tol):
+    with pytest.raises(ValueError, match=r"entropy_tol=.* must be a positive, finite number"):
+        pb.score(pb.as_map(nn.Linear(3, 2), "mean"), torch.rand(2, 3), 1, entropy_tol=tol)

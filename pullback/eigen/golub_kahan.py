@@ -18,8 +18,7 @@ def golub_kahan(metric: PullbackMetric, request: Request, streams: SampleStreams
 
     A sample stops when
 
-    - its k leading Ritz pairs have residuals below tol times their gap (gaps count as λ/100 at
-      least), and
+    - its k leading Ritz pairs have residuals below tol·λ, and
     - nothing as large can have been overlooked: a Krylov space finds one vector of a repeated
       eigenvalue and cannot see that others are missing. Six Gaussian probes show, with
       probability 0.999, that no eigenvalue of λ_k is left out; or, after a restart from a
@@ -74,7 +73,7 @@ def golub_kahan(metric: PullbackMetric, request: Request, streams: SampleStreams
 
         # Go on with the rest alone, where its products are cheaper.
         large = process.next_block.numel() > width * SMALL_BATCH
-        if large and 2 * process.active.sum() <= len(samples):
+        if large and 4 * process.active.sum() <= 3 * len(samples):
             done, rest = (~process.active).nonzero()[:, 0], process.active.nonzero()[:, 0]
             seen = None if spectrum is None else select_samples(spectrum, done)
             parts.append((samples[done], _result(process.select(done), k, seen)))
@@ -102,11 +101,7 @@ def _leading(process: Bidiagonalisation, request: Request) -> tuple[Tensor, Tens
     values, residuals = process.ritz_values()
     k, eps = request.k, torch.finfo(process.dtype).eps
     lead = values[:, :k]
-    padded = torch.nn.functional.pad(values, (0, 1))
-    below = lead - padded[:, 1 : k + 1]
-    above = torch.nn.functional.pad(below[:, :-1], (1, 0), value=torch.inf)
-    gap = torch.minimum(below, above).clamp(min=0.01 * lead, max=lead)
-    accepted = torch.maximum(request.tol * gap, 8 * eps * lead[:, :1])
+    accepted = torch.maximum(request.tol * lead, 8 * eps * lead[:, :1])
     return lead, (residuals[:, :k] <= accepted).all(1)
 
 

@@ -14,6 +14,8 @@ PROBES = 6
 # An eigenvalue λ left out would show as a remainder under UNSEEN·λ with probability 1e-3 only
 # (a quantile of χ² with six degrees of freedom).
 UNSEEN = 0.381 / PROBES
+# So many times fewer, or more, eigenvalues than estimated may share a remainder.
+PARTS_FACTOR = 2.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Spectrum:
         remainder = squares.mean(-1)
         beside = products.square().sum((-2, -1)) - squares.square().sum(-1)
         norm_squared = beside.clamp(min=0) / (PROBES * (PROBES - 1))
-        parts = 0.5 * remainder.square() / torch.where(norm_squared > 0, norm_squared, 1.0)
+        parts = remainder.square() / PARTS_FACTOR / torch.where(norm_squared > 0, norm_squared, 1.0)
         parts = torch.minimum(parts, most_parts).clamp(min=1)
         variance = 2 / (PROBES * parts)  # of R over its mean
         quantile = (1 - variance / 9 - 1.96 * variance.sqrt() / 3) ** 3

@@ -33,8 +33,8 @@ def linearize(
     """The derivative of ``function(x, *shared, *samplewise)`` at x, captured if that can be done.
 
     Graphs know nothing of attributes in Python that the function reads. So the function and its
-    derivative are also computed as they are, for the first and the last sample: if the graphs
-    give something else, they are captured anew.
+    derivative are also computed as they are, for the last sample: if the graphs give something
+    else, they are captured anew.
 
     Args:
         function: ``(B, N) → (B, M)``, sample by sample.
@@ -122,10 +122,10 @@ def _capture(*arguments: Any) -> Any:
 
 
 class _Witness:
-    """f and Jᵀu of the first and the last sample, as autograd computes them.
+    """f and Jᵀu of the last sample, as autograd computes them.
 
     Attributes:
-        x, y: ``(1 or 2, N)`` and ``(1 or 2, M)``.
+        x, y: ``(1, N)`` and ``(1, M)``.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class _Witness:
         shared: Sequence[Tensor],
         samplewise: Sequence[Tensor],
     ) -> None:
-        self.samples = torch.tensor([0, len(x) - 1][: len(x)], device=x.device)
+        self.samples = torch.tensor([len(x) - 1], device=x.device)
         self.x, given = x[self.samples], [tensor[self.samples] for tensor in samplewise]
         linearization = AutogradLinearization(lambda some: function(some, *shared, *given), self.x)
         self.y = linearization.y
@@ -158,7 +158,7 @@ class _Witness:
         return distance <= captured.tolerance
 
     def _take_products(self, linearization: Any) -> tuple[Tensor, Tensor]:
-        """Jv and Jᵀu of these samples, from a linearisation of the batch."""
+        """Jv and Jᵀu of this sample, from a linearisation of the batch."""
         some = linearization.restrict(self.samples)
         if some is not None:
             Jv, Jtu = some.jvp(self.v.unsqueeze(-1)), some.vjp(self.u.unsqueeze(-1))

@@ -18,6 +18,7 @@ from pullback.products.precision import full_precision
 from . import report, scaling
 from .comparison import EXACT, K, compare, dense, encoder_of, methods, truth
 from .scaling import BATCH
+from .stopping import stopping
 from .targets import targets
 from .timing import clock, machine
 
@@ -72,6 +73,7 @@ def _benchmark(
     if not quick:
         rows.append(dense(vae, batches[0]))
     parts = scaling.cost_of_parts(vae, batches, K)
+    rules = stopping(vae, batches, exact)
     needed = scaling.memory(vae, batches[0], K, quick)
     points = scaling.cost_points(vae, split.train, test, seed, quick)
 
@@ -88,7 +90,7 @@ def _benchmark(
     }
     if where.type == "cuda":
         facts["throughput"] = throughput(vae, test, MANY)
-    text = report.table(facts, rows, targets(rows, parts, needed), parts, needed, points)
+    text = report.table(facts, rows, targets(rows, parts, needed), parts, rules, needed, points)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(text)
     report.draw_accuracy(rows, folder / "accuracy.png")

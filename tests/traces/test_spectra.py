@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 import pullback as pb
 import pullback.traces
-from pullback.traces.spectra import ENTROPY_TOL
+from pullback.eigen.records import Spectrum
+from pullback.traces.spectra import ENTROPY_TOL, bound_entropy
 from tests.eigen.test_eigsh import HARD, geometric, with_spectrum
 
 NORMALIZATIONS = ["none", "trace", "max"]
@@ -53,12 +56,36 @@ def test_estimates_stay_within_their_errors(normalization, ratio):
     expected = exact_entropy(eigenvalues, normalization)
     error = (estimate.value - expected).abs()
     assert (error <= 2 * estimate.std_error + 1e-12).double().mean() >= 0.9
-    tolerance = ENTROPY_TOL[normalization]
-    assert (estimate.std_error <= tolerance * estimate.value.abs().clamp(min=1)).all()
+    scale = 1.0 if normalization == "trace" else estimate.value.abs().clamp(min=1)
+    assert (estimate.std_error <= ENTROPY_TOL * scale).all()
 
     total = pb.trace(repeated)
     error = (total.value - eigenvalues.sum()).abs()
     assert (error <= 2 * total.std_error + 1e-10).double().mean() >= 0.9
+
+
+@given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=40), st.integers(0, 60))
+def test_bounds_of_an_entropy_from_a_sum_of_squares(numbers, zeros):
+    """Whatever numbers share a remainder, their entropy lies between the bounds."""
+    shares = torch.tensor(numbers, dtype=torch.float64)
+    shares = shares / shares.sum()
+    parts, most = 1 / shares.square().sum(), torch.tensor(float(len(numbers) + zeros))
+    one = torch.ones(1, dtype=torch.float64)
+    spectrum = Spectrum(one.unsqueeze(0), one, one, parts[None], most.double()[None])
+    least, largest = bound_entropy(spectrum, factor=1.0)
+    entropy = -torch.xlogy(shares, shares).sum()
+    assert least - 1e-9 <= entropy <= largest + 1e-9
+    assert largest <= most.log() + 1e-9
+
+
+def test_the_largest_entropy_of_a_sum_of_squares_is_attained():
+    """By one large share and equal others."""
+    shares = torch.tensor([0.6] + [0.05] * 8, dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    parts = 1 / shares.square().sum()
+    spectrum = Spectrum(one.unsqueeze(0), one, one, parts[None], 9 * one)
+    _, largest = bound_entropy(spectrum, factor=1.0)
+    torch.testing.assert_close(largest[0], -torch.xlogy(shares, shares).sum())
 
 
 @pytest.mark.parametrize("batch", [(), (2, 3)])
