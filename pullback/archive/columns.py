@@ -17,6 +17,8 @@ class Column:
 
 _PER_SAMPLE = ("sample",)
 _PER_PAIR = ("sample", "rank")
+# netCDF's way: ncdump crashes on text of another kind, or no checksum covers it.
+_TEXT = ("sample", "character")
 
 COLUMNS = {
     "eigenvalues": Column(
@@ -37,6 +39,6 @@ COLUMNS = {
     "anisotropy": Column(_PER_SAMPLE, "1", "largest eigenvalue divided by the sum of all"),
     "log_volume": Column(_PER_SAMPLE, "1", "half the sum of log eigenvalues over the ranks"),
     "label": Column(_PER_SAMPLE, "1", "class label of the data set"),
-    "file": Column(_PER_SAMPLE, "1", "file name of the image, in UTF-8"),
+    "file": Column(_TEXT, "1", "file name of the image, in UTF-8"),
     "directions": Column((*_PER_PAIR, "input"), "1", "unit eigenvectors, inputs flattened"),
 }

@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from .atomic import move_into_place, temporary_name
 from .columns import COLUMNS, FORMAT, Column
 
+# The first format with checksums of its metadata, and the last that every tool reads.
+LIBVER = ("v110", "v110")
+# What netCDF calls the scale of a dimension without coordinates, which is all that it looks at.
+NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable. {:10}"
 # Samples of a column that are compressed together.
 CHUNK = 512
 
@@ -33,13 +37,13 @@ def write(
         first_sample: index of the first sample in its data set.
         configuration: the root attribute of that name.
     """
+    template = {name: _spell(array) for name, array in template.items()}
     sizes = {"sample": count, "rank": template["eigenvalues"].shape[1]}
-    if "directions" in template:
-        sizes["input"] = template["directions"].shape[-1]
+    for name, array in template.items():
+        sizes |= dict(zip(COLUMNS[name].dimensions[1:], array.shape[1:], strict=True))
     temporary = temporary_name(path)
     try:
-        # The latest format has checksums of its metadata too.
-        with h5py.File(temporary, "w", libver="latest") as file:
+        with h5py.File(temporary, "w", libver=LIBVER) as file:
             file.attrs["format"] = FORMAT
             _set_texts(file, Conventions="CF-1.11", configuration=configuration)
             _make_scales(file, sizes, first_sample)
@@ -71,7 +75,7 @@ def verify(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
 def read(path: Path, names: Iterable[str] = COLUMNS) -> dict[str, NDArray]:
     """Columns of a file, those of the names that it has."""
     with open_to_read(path) as file:
-        return {name: file[name][...] for name in names if name in file}
+        return {name: _unspell(file[name][...]) for name in names if name in file}
 
 
 @contextmanager
@@ -95,6 +99,9 @@ def _make_scales(file: h5py.File, sizes: dict[str, int], first_sample: int) -> N
         scale = file.create_dataset(name, data=values.astype(np.int64))
         scale.make_scale(name)
         _set_texts(scale, units="1", long_name=long_name)
+    if "character" in sizes:
+        scale = file.create_dataset("character", (sizes["character"],), ">f4")
+        scale.make_scale(NO_VARIABLE.format(sizes["character"]))
 
 
 def _make_column(
@@ -102,11 +109,11 @@ def _make_column(
 ) -> h5py.Dataset:
     """An empty column with dimension scales, compression, checksums and NaN fill."""
     column = COLUMNS[name]
-    is_text, floating = dtype.kind == "S", np.issubdtype(dtype, np.floating)
+    is_text, floating = dtype.kind == "S", dtype.kind == "f"
     dataset = file.create_dataset(
         name,
         shape=[sizes[dimension] for dimension in column.dimensions],
-        dtype=h5py.string_dtype("utf-8", dtype.itemsize) if is_text else dtype,
+        dtype=dtype,
         fillvalue=np.nan if floating else None if is_text else -1,
         chunks=_chunks(column, sizes),
         compression="gzip",
@@ -114,6 +121,8 @@ def _make_column(
         fletcher32=True,
     )
     _set_texts(dataset, units=column.units, long_name=column.long_name)
+    if is_text:
+        _set_texts(dataset, _Encoding="utf-8")
     if floating:
         dataset.attrs["_FillValue"] = np.array([np.nan], dtype)
     for axis, dimension in enumerate(column.dimensions):
@@ -142,9 +151,22 @@ def _fill(dataset: h5py.Dataset, parts: Iterable[NDArray]) -> None:
     waiting = np.empty((0, *dataset.shape[1:]), dataset.dtype)
     start, step = 0, dataset.chunks[0]
     for part in parts:
-        waiting = np.concatenate([waiting, part])
+        waiting = np.concatenate([waiting, _spell(part)])
         whole = len(waiting) // step * step
-        # astype: NumPy drops the mark that bytes are UTF-8.
-        dataset[start : start + whole] = waiting[:whole].astype(dataset.dtype)
+        dataset[start : start + whole] = waiting[:whole]
         start, waiting = start + whole, waiting[whole:]
-    dataset[start:] = waiting.astype(dataset.dtype)
+    dataset[start:] = waiting
+
+
+def _spell(array: NDArray) -> NDArray:
+    """Text as an array of characters, ``(n,)`` of n bytes as ``(n, bytes)``; others as they are."""
+    return (
+        array
+        if array.dtype.kind != "S"
+        else array.astype(array.dtype).view("S1").reshape(len(array), -1)
+    )
+
+
+def _unspell(array: NDArray) -> NDArray:
+    """The inverse of :func:`_spell`."""
+    return array if array.dtype.kind != "S" else array.view(f"S{array.shape[1]}")[:, 0]
