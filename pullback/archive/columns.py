@@ -1,18 +1,27 @@
-"""What the columns of an archive are: dimensions, units and a line of explanation each."""
+"""What the columns of an archive are: dimensions, type, units and a line of explanation each."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-FORMAT = 1
+FORMAT = 2
 SQUARED_SLOPE = "latent^2 input^-2"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A data set of the archive: its dimensions, units and a line of explanation."""
+    """A data set of the archive.
+
+    Attributes:
+        dimensions: their names, ``sample`` first.
+        units: of its values.
+        long_name: a line of explanation.
+        dtype: None for that of the encoder, float32 or float64.
+    """
 
     dimensions: tuple[str, ...]
     units: str
     long_name: str
+    dtype: str | None = None
 
 
 _PER_SAMPLE = ("sample",)
@@ -25,7 +34,9 @@ COLUMNS = {
         _PER_PAIR, SQUARED_SLOPE, "largest eigenvalues of the metric, descending"
     ),
     "residual_norm": Column(_PER_PAIR, SQUARED_SLOPE, "norm of G v - lambda v"),
-    "converged": Column(_PER_PAIR, "1", "1 if the residual is within the tolerance, else 0"),
+    "converged": Column(
+        _PER_PAIR, "1", "1 if the residual is within the tolerance, else 0", "int8"
+    ),
     "spectral_radius": Column(_PER_SAMPLE, SQUARED_SLOPE, "largest eigenvalue"),
     "trace": Column(_PER_SAMPLE, SQUARED_SLOPE, "sum of all eigenvalues"),
     "trace_error": Column(_PER_SAMPLE, SQUARED_SLOPE, "standard error of trace"),
@@ -38,7 +49,15 @@ COLUMNS = {
     "effective_rank": Column(_PER_SAMPLE, "1", "exponential of entropy"),
     "anisotropy": Column(_PER_SAMPLE, "1", "largest eigenvalue divided by the sum of all"),
     "log_volume": Column(_PER_SAMPLE, "1", "half the sum of log eigenvalues over the ranks"),
-    "label": Column(_PER_SAMPLE, "1", "class label of the data set"),
-    "file": Column(_TEXT, "1", "file name of the image, in UTF-8"),
+    "label": Column(_PER_SAMPLE, "1", "class label of the data set", "int64"),
+    "file": Column(_TEXT, "1", "file name of the image, in UTF-8", "S1"),
     "directions": Column((*_PER_PAIR, "input"), "1", "unit eigenvectors, inputs flattened"),
 }
+# Not every run has these.
+OPTIONAL = ("label", "file", "directions")
+
+
+def choose_columns(dtype: str, optional: Iterable[str]) -> dict[str, str]:
+    """The dtypes of a run's columns, with those of the optional ones, for an encoder's dtype."""
+    left_out = set(OPTIONAL) - set(optional)
+    return {n: column.dtype or dtype for n, column in COLUMNS.items() if n not in left_out}

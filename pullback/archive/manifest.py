@@ -8,6 +8,8 @@ from .atomic import delete_leftovers, write_text
 from .columns import FORMAT
 from .configuration import list_differences
 
+PARTS = {"format", "encoder", "data", "score", "shard_size", "versions", "sizes", "columns"}
+
 
 def read_manifest(run: str | Path) -> dict[str, Any]:
     """What a run was made from.
@@ -23,11 +25,12 @@ def read_manifest(run: str | Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    expected = {"format", "encoder", "data", "score", "shard_size", "versions"}
-    if not isinstance(manifest, dict) or not expected <= manifest.keys():
-        raise ValueError(f"{path} is damaged: it must hold {', '.join(sorted(expected))}")
+    if not isinstance(manifest, dict) or not {"format", "data"} <= manifest.keys():
+        raise ValueError(f"{path} is damaged: it must hold {', '.join(sorted(PARTS))}")
     if manifest["format"] != FORMAT:
         raise ValueError(f"{path} has format {manifest['format']}; this version reads {FORMAT}")
+    if not manifest.keys() >= PARTS:
+        raise ValueError(f"{path} is damaged: it must hold {', '.join(sorted(PARTS))}")
     return manifest
 
 

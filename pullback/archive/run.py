@@ -1,17 +1,17 @@
 """A whole run: its shards merged into one archive, and its columns read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import hdf5
+from . import reading, writing
 from .atomic import delete_leftovers
 from .columns import COLUMNS
-from .configuration import as_json
+from .layout import Layout
 from .manifest import read_manifest
-from .shards import list_shards, verify_shard
+from .shards import list_shards
 
 
 def merge(run: str | Path) -> Path:
@@ -29,18 +29,11 @@ def merge(run: str | Path) -> Path:
             f"{len(missing)} of {len(shards)} shards are missing in {run} (first: {missing[0]}); "
             "run `pullback score` again to finish, then merge"
         )
-    for shard in shards:
-        verify_shard(shard, manifest)
     archive = Path(run, "archive.h5")
     delete_leftovers(archive.parent)
-    hdf5.write(
-        archive,
-        manifest["data"]["count"],
-        hdf5.read(shards[0].path),
-        lambda name: (hdf5.read(shard.path, [name])[name] for shard in shards),
-        0,
-        as_json(manifest),
-    )
+    # Each shard is held against the manifest, and its checksums compared, while it is copied.
+    tables = (table for s in shards for table in reading.tables(s.path, s.layout, s.layout.dtypes))
+    writing.write(archive, Layout.of(manifest), tables)
     return archive
 
 
@@ -53,12 +46,19 @@ def read(run: str | Path, names: Iterable[str] = COLUMNS) -> dict[str, NDArray]:
 
     Raises:
         FileNotFoundError: ``run`` is no run.
-        ValueError: a file is damaged.
+        ValueError: a file is damaged, or belongs to another run.
     """
-    archive = Path(run, "archive.h5")
-    if archive.exists():
-        return hdf5.read(archive, names)
-    finished = [s.path for s in list_shards(run, read_manifest(run)) if s.path.exists()]
-    parts = [hdf5.read(path, names) for path in finished]
+    parts = list(scan(run, names))
     present = parts[0] if parts else {}
     return {name: np.concatenate([part[name] for part in parts]) for name in present}
+
+
+def scan(run: str | Path, names: Iterable[str]) -> Iterator[dict[str, NDArray]]:
+    """What :func:`read` returns, some samples at a time, for runs larger than the memory."""
+    manifest, archive, names = read_manifest(run), Path(run, "archive.h5"), tuple(names)
+    if archive.exists():
+        yield from reading.tables(archive, Layout.of(manifest), names)
+        return
+    for shard in list_shards(run, manifest):
+        if shard.path.exists():
+            yield from reading.tables(shard.path, shard.layout, names)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..archive.columns import FORMAT
+from ..archive.columns import FORMAT, choose_columns
 from ..archive.manifest import refuse_foreign_folder, start_or_resume
-from ..archive.shards import Shard, list_shards, verify_shard, write_shard
+from ..archive.reading import verify
+from ..archive.shards import Shard, list_shards
+from ..archive.writing import write
 from ..arguments import plain, require_choice, require_integer, usable_device
 from ..eigen import METHODS, ConvergenceWarning, RankWarning, WarmStart
 from ..maps import Map
@@ -91,6 +94,7 @@ def score_images(
     for module in encoder.modules():
         module.to(target)
     dtype = _dtype_of(encoder)
+    described = _describe_images(images)
     outputs = _check_first(encoder, images, settings.k, target, dtype)
     manifest = {
         "format": FORMAT,
@@ -109,15 +113,19 @@ def score_images(
         },
         "score": {**vars(settings), "dtype": plain(dtype)},
         "shard_size": shard_size,
+        "sizes": _sizes(images, settings, described),
+        "columns": choose_columns(
+            plain(dtype), [*described, *(["directions"] if settings.directions else [])]
+        ),
         "versions": {"pullback": __version__, "torch": torch.__version__},
     }
     start_or_resume(run, manifest)
 
-    described = _describe_images(images)
-    todo = [shard for shard in list_shards(run, manifest) if not _is_finished(shard, manifest)]
-    done = images.count - sum(stop - start for start, stop, _ in todo)
+    todo = [shard for shard in list_shards(run, manifest) if not _is_finished(shard)]
+    done = images.count - sum(shard.layout.count for shard in todo)
     with tqdm(total=images.count, initial=done, unit="image", desc="scoring") as progress:
-        for start, stop, path in todo:
+        for shard in todo:
+            start, stop = shard.start, shard.stop
             # The seeds of earlier images are skipped: every image has its own wherever one starts.
             generator = torch.Generator().manual_seed(settings.seed)
             draw_seeds(start, generator)
@@ -130,7 +138,7 @@ def score_images(
                 progress.update(last - first)
             columns = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
             columns |= {name: array[start:stop] for name, array in described.items()}
-            write_shard(path, columns, first_sample=start, configuration=manifest)
+            write(shard.path, shard.layout, [columns])
 
 
 def _score_batch(
@@ -177,6 +185,16 @@ def _describe_images(images: Images) -> dict[str, NDArray]:
     return columns
 
 
+def _sizes(images: Images, settings: Settings, described: dict[str, NDArray]) -> dict[str, int]:
+    """Lengths of the dimensions of the columns, besides the number of images."""
+    sizes = {"rank": settings.k}
+    if settings.directions:
+        sizes["input"] = math.prod(images.event_shape)
+    if "file" in described:
+        sizes["character"] = described["file"].dtype.itemsize
+    return sizes
+
+
 def _dtype_of(encoder: Map) -> torch.dtype:
     """float64 if that is the encoder's own, else float32."""
     tensors = [t for module in encoder.modules() for t in module.parameters()]
@@ -207,12 +225,12 @@ def _hash_tensors(encoder: Map) -> str:
     return sha.hexdigest()
 
 
-def _is_finished(shard: Shard, manifest: dict[str, Any]) -> bool:
+def _is_finished(shard: Shard) -> bool:
     """Whether a shard is there and whole; one that is not is made again."""
     if not shard.path.exists():
         return False
     try:
-        verify_shard(shard, manifest)
+        verify(shard.path, shard.layout)
     except ValueError as error:
         log.warning("%s; scoring its images again", error)
         return False

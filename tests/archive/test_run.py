@@ -8,9 +8,11 @@ import pytest
 import xarray
 
 from pullback import archive
-from pullback.archive import hdf5
+from pullback.archive import writing
 from pullback.archive.atomic import write_text
-from pullback.archive.shards import list_shards, verify_shard, write_shard
+from pullback.archive.columns import FORMAT, OPTIONAL, choose_columns
+from pullback.archive.reading import verify
+from pullback.archive.shards import list_shards
 
 
 def columns(count=5, k=3, n=8):
@@ -28,15 +30,21 @@ def columns(count=5, k=3, n=8):
     return table
 
 
-def make_run(folder, count=5, shard_size=2):
-    manifest = {"format": 1, "data": {"count": count}, "shard_size": shard_size}
-    manifest |= {"score": {"k": 3}, "encoder": {}, "versions": {}}
+def make_manifest(count=5, shard_size=2, k=3):
+    manifest = {"format": FORMAT, "data": {"count": count}, "shard_size": shard_size}
+    manifest |= {"score": {"k": k}, "encoder": {}, "versions": {}}
+    manifest |= {"sizes": {"rank": k, "input": 8, "character": 12}}
+    return manifest | {"columns": choose_columns("float32", OPTIONAL)}
+
+
+def make_run(folder, count=5, shard_size=2, k=3):
+    manifest = make_manifest(count, shard_size, k)
     (folder / "shards").mkdir(parents=True)
     write_text(folder / "manifest.json", json.dumps(manifest))
-    table = columns(count)
-    for start, stop, path in list_shards(folder, manifest):
-        part = {name: array[start:stop] for name, array in table.items()}
-        write_shard(path, part, first_sample=start, configuration=manifest)
+    table = columns(count, k)
+    for shard in list_shards(folder, manifest):
+        part = {name: array[shard.start : shard.stop] for name, array in table.items()}
+        writing.write(shard.path, shard.layout, [part])
     return table
 
 
@@ -120,7 +128,7 @@ def test_damage_anywhere_is_noticed(tmp_path):
         raw[offset : offset + 64] = bytes(b ^ 0xFF for b in raw[offset : offset + 64])
         shard.path.write_bytes(raw)
         try:
-            verify_shard(shard, manifest)
+            verify(shard.path, shard.layout)
         except ValueError:
             continue
         # Damage to what is not in use.
@@ -129,38 +137,44 @@ def test_damage_anywhere_is_noticed(tmp_path):
 
 
 def test_a_shard_of_another_run_is_not_merged(tmp_path):
-    make_run(tmp_path)
-    manifest = archive.read_manifest(tmp_path)
-    _, _, path = list(list_shards(tmp_path, manifest))[1]
-    part = {name: array[2:4] for name, array in columns().items()}
-    for first, configuration in ((2, manifest | {"score": {"k": 9}}), (0, manifest)):
-        write_shard(path, part, first_sample=first, configuration=configuration)
+    for name, settings in (("one", {}), ("two", {"k": 2}), ("three", {"shard_size": 1})):
+        make_run(tmp_path / name, **settings)
+    path = tmp_path / "one" / "shards" / "part-000001.h5"
+    whole = path.read_bytes()
+    for other in ("two", "three"):
+        path.write_bytes((tmp_path / other / "shards" / path.name).read_bytes())
         with pytest.raises(ValueError, match=r"part-000001\.h5 belongs to another run"):
-            archive.merge(tmp_path)
-    write_shard(path, part, first_sample=2, configuration=manifest)
-    assert archive.merge(tmp_path).exists()
+            archive.merge(tmp_path / "one")
+    path.write_bytes(path.with_name("part-000000.h5").read_bytes())
+    with pytest.raises(ValueError, match="'sample' does not count from 2 to 3"):
+        archive.merge(tmp_path / "one")
+    path.write_bytes(whole)
+    assert archive.merge(tmp_path / "one").exists()
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "3", '{"data": 3}'])
 def test_manifests_that_say_too_little(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(ValueError, match=r"manifest\.json is damaged: it must hold data, enc"):
+    with pytest.raises(
+        ValueError, match=r"manifest\.json is damaged: it must hold columns, data, enc"
+    ):
         archive.read(tmp_path)
 
 
 def test_a_manifest_of_another_format(tmp_path):
     make_run(tmp_path)
-    text = (tmp_path / "manifest.json").read_text().replace('"format": 1', '"format": 2')
+    text = (tmp_path / "manifest.json").read_text().replace('"format": 2', '"format": 1')
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(ValueError, match="has format 2; this version reads 1"):
+    with pytest.raises(ValueError, match="has format 1; this version reads 2"):
         archive.merge(tmp_path)
 
 
 def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(hdf5, "verify", lambda *_: 1 / 0)
+    make_run(tmp_path)
+    monkeypatch.setattr(writing, "verify", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_shard(tmp_path / "a.h5", columns())
-    assert list(tmp_path.iterdir()) == []
+        archive.merge(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "shards"]
 
 
 def test_what_is_no_run(tmp_path):

@@ -1,0 +1,131 @@
+"""One HDF5 file of scores: held against what it must hold, then read, a part at a time."""
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from .hdf5 import open_to_read
+from .layout import Layout
+
+# What netCDF calls the scale of a dimension without coordinates, which is all that it looks at.
+NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable. {:10}"
+FILTERS = {"compression": "gzip", "shuffle": True, "fletcher32": True}
+_PART_BYTES = 2**25
+_SCALE_PART = 2**16
+
+
+def verify(path: Path, layout: Layout) -> None:
+    """Hold a file against its layout and read all of it back: HDF5 compares the checksums.
+
+    Raises:
+        ValueError: the file is damaged, holds anything else, or belongs to another run.
+    """
+    for _ in tables(path, layout, layout.dtypes):
+        pass
+
+
+def tables(path: Path, layout: Layout, names: Iterable[str]) -> Iterator[dict[str, NDArray]]:
+    """Columns of a file, those of the names that it has, some samples at a time.
+
+    Raises:
+        ValueError: as for :func:`verify`, of the columns that are read.
+    """
+    names = [name for name in names if name in layout.dtypes]
+    with open_to_read(path) as file:
+        own = _text(file, "configuration", layout.configuration) == layout.configuration
+        if own:
+            _check(file, layout)
+            step = max(1, _PART_BYTES // max(1, layout.row_bytes(names)))
+            for start in range(0, layout.count, step):
+                yield {name: _unspell(file[name][start : start + step]) for name in names}
+    if not own:
+        raise ValueError(f"{path} belongs to another run; delete it, and give the command again")
+
+
+def _text(file: h5py.File, name: str, expected: str) -> str:
+    """An attribute of the root, if it is a text no longer than the one expected."""
+    attribute = file.attrs.get_id(name)
+    most = len(expected.encode())
+    if attribute.shape != () or attribute.dtype.kind != "S" or attribute.dtype.itemsize > most:
+        return ""
+    return bytes(file.attrs[name]).decode()
+
+
+def _check(file: h5py.File, layout: Layout) -> None:
+    """Names, kinds, types, shapes and storage of all that the file holds."""
+    coordinates = layout.coordinates()
+    expected = {*coordinates, *layout.sizes, *layout.dtypes}
+    if len(file) != len(expected) or set(file) != expected:
+        raise ValueError(_compare_names(file, expected))
+    for name in coordinates:
+        _check_scale(_dataset(file, name), *coordinates[name])
+    for name, dtype in layout.dtypes.items():
+        dataset = _dataset(file, name)
+        _check_type(dataset, dtype, layout.shape(name))
+        _check_storage(dataset, layout.chunks(name))
+    # One data set under two names would be one column given for another.
+    if len({file[name].id for name in expected}) < len(expected):
+        raise ValueError("one of its data sets has two names")
+
+
+def _compare_names(file: h5py.File, expected: set[str]) -> str:
+    missing = sorted(name for name in expected if name not in file)
+    if missing:
+        return f"it lacks {', '.join(missing)}"
+    other = next(name for name in file if name not in expected)
+    return f"it holds {other!r}, which is no part of the run"
+
+
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """What has this name, if it is a data set of this very file."""
+    link = file.get(name, getlink=True)
+    if not isinstance(link, h5py.HardLink):
+        raise ValueError(f"{name!r} is a link, not a data set")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise ValueError(f"{name!r} is a {type(dataset).__name__.lower()}, not a data set")
+    created = dataset.id.get_create_plist()
+    if created.get_layout() == h5py.h5d.VIRTUAL or created.get_external_count():
+        raise ValueError(f"{name!r} has its values in another file")
+    return dataset
+
+
+def _check_type(dataset: h5py.Dataset, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    name = dataset.name.removeprefix("/")
+    if dataset.dtype != dtype or dataset.shape != shape:
+        raise ValueError(
+            f"{name!r} is {dataset.dtype} of shape {dataset.shape}, and should be {dtype} of "
+            f"shape {shape}"
+        )
+
+
+def _check_scale(scale: h5py.Dataset, first: int, end: int) -> None:
+    _check_type(scale, np.dtype(np.int64), (end - first,))
+    for start in range(first, end, _SCALE_PART):
+        stop = min(start + _SCALE_PART, end)
+        if not np.array_equal(scale[start - first : stop - first], np.arange(start, stop)):
+            raise ValueError(f"{scale.name[1:]!r} does not count from {first} to {end - 1}")
+
+
+def _check_storage(dataset: h5py.Dataset, chunks: tuple[int, ...]) -> None:
+    """All chunks are there, each once, with the filters that check them, and of a sensible size."""
+    name, found = dataset.name[1:], {name: getattr(dataset, name) for name in FILTERS}
+    if dataset.chunks != chunks or dataset.maxshape != dataset.shape or found != FILTERS:
+        raise ValueError(f"{name!r} is not stored in chunks with checksums")
+    stored: list[h5py.h5d.StoreInfo] = []
+    dataset.id.chunk_iter(stored.append)
+    count = math.prod(-(-n // step) for n, step in zip(dataset.shape, chunks, strict=True))
+    # What does not shrink is stored as it is, with a few bytes more.
+    most = 1.001 * math.prod(chunks) * dataset.dtype.itemsize + 64
+    whole = all(chunk.filter_mask == 0 and chunk.size <= most for chunk in stored)
+    if not whole or len({chunk.byte_offset for chunk in stored}) != count:
+        raise ValueError(f"{name!r} is not stored whole")
+
+
+def _unspell(array: NDArray) -> NDArray:
+    """Characters, ``(n, characters)``, as bytes ``(n,)``; others as they are."""
+    return array if array.dtype.kind != "S" else array.view(f"S{array.shape[1]}")[:, 0]

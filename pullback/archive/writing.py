@@ -1,0 +1,109 @@
+"""One HDF5 file of scores: how columns are laid out, written whole or not at all."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from .atomic import move_into_place, temporary_name
+from .columns import COLUMNS, FORMAT
+from .hdf5 import open_to_write
+from .layout import Layout
+from .reading import FILTERS, NO_VARIABLE, verify
+
+_COORDINATES = {
+    "sample": "index of the image in its data set",
+    "rank": "rank of the eigenvalue, the largest being 1",
+    "input": "index into the flattened image",
+}
+
+
+def write(path: Path, layout: Layout, tables: Iterable[dict[str, NDArray]]) -> None:
+    """Write a file, so that it is there whole, flushed and verified, or not.
+
+    Args:
+        path: the file; its folder exists.
+        layout: what it shall hold.
+        tables: consecutive samples of all columns, by their names in :data:`COLUMNS`.
+    """
+    temporary = temporary_name(path)
+    try:
+        with open_to_write(temporary) as file:
+            file.attrs["format"] = FORMAT
+            _set_texts(file, Conventions="CF-1.11", configuration=layout.configuration)
+            _make_scales(file, layout)
+            fillers = {name: _Filler(_make_column(file, name, layout)) for name in layout.dtypes}
+            for table in tables:
+                for name, filler in fillers.items():
+                    filler.append(table[name])
+            for filler in fillers.values():
+                filler.finish()
+        verify(temporary, layout)
+        move_into_place(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class _Filler:
+    """Writes consecutive parts of a column, each chunk once: one written twice is packed twice."""
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self._dataset = dataset
+        self._start = 0
+        self._waiting = np.empty((0, *dataset.shape[1:]), dataset.dtype)
+
+    def append(self, part: NDArray) -> None:
+        waiting = np.concatenate([self._waiting, _spell(part, self._dataset.shape)])
+        whole = len(waiting) // self._dataset.chunks[0] * self._dataset.chunks[0]
+        self._dataset[self._start : self._start + whole] = waiting[:whole]
+        self._start, self._waiting = self._start + whole, waiting[whole:]
+
+    def finish(self) -> None:
+        self._dataset[self._start :] = self._waiting
+
+
+def _spell(array: NDArray, shape: tuple[int, ...]) -> NDArray:
+    """Text as an array of characters, ``(n,)`` of bytes as ``(n, characters)``; others as is."""
+    if array.dtype.kind != "S":
+        return array
+    return array.astype(f"S{shape[1]}").view("S1").reshape(len(array), shape[1])
+
+
+def _make_scales(file: h5py.File, layout: Layout) -> None:
+    for name, (first, end) in layout.coordinates().items():
+        scale = file.create_dataset(name, data=np.arange(first, end, dtype=np.int64))
+        scale.make_scale(name)
+        _set_texts(scale, units="1", long_name=_COORDINATES[name])
+    if "character" in layout.sizes:
+        scale = file.create_dataset("character", (layout.sizes["character"],), ">f4")
+        scale.make_scale(NO_VARIABLE.format(layout.sizes["character"]))
+
+
+def _make_column(file: h5py.File, name: str, layout: Layout) -> h5py.Dataset:
+    """An empty column with dimension scales, compression, checksums and NaN fill."""
+    column, dtype = COLUMNS[name], layout.dtypes[name]
+    dataset = file.create_dataset(
+        name,
+        shape=layout.shape(name),
+        dtype=dtype,
+        fillvalue={"f": np.nan, "S": None}.get(dtype.kind, -1),
+        chunks=layout.chunks(name),
+        **FILTERS,
+    )
+    _set_texts(dataset, units=column.units, long_name=column.long_name)
+    if dtype.kind == "S":
+        _set_texts(dataset, _Encoding="utf-8")
+    if dtype.kind == "f":
+        dataset.attrs["_FillValue"] = np.array([np.nan], dtype)
+    for axis, dimension in enumerate(column.dimensions):
+        dataset.dims[axis].attach_scale(file[dimension])
+    return dataset
+
+
+def _set_texts(target: h5py.HLObject, **texts: str) -> None:
+    """Attributes of fixed length: those of any length are kept where no checksum covers them."""
+    for name, text in texts.items():
+        raw = text.encode()
+        target.attrs.create(name, raw, dtype=h5py.string_dtype("utf-8", len(raw)))
