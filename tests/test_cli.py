@@ -1,6 +1,7 @@
 """The command line as its users meet it: what it does, and what it says when it does not."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -81,7 +82,9 @@ def test_an_interrupted_run_resumes(place):
     assert 2 <= len(finished) < 6
     assert run("merge", "run") == 1
 
-    (shards / ".part-000005.h5.999999999.tmp").write_bytes(b"left by a process that was killed")
+    left = shards / ".part-000005.h5.elsewhere.1.0123abcd.tmp"
+    left.write_bytes(b"left by a process that was killed")
+    os.utime(left, (0, 0))
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in finished.items())
     assert sorted(p.name for p in shards.iterdir()) == [f"part-{i:06d}.h5" for i in range(6)]
@@ -103,9 +106,30 @@ def test_a_damaged_shard_is_made_again(place, caplog):
 
 def test_a_run_that_was_killed_before_its_manifest(place):
     (place / "run").mkdir()
-    (place / "run" / ".manifest.json.999999999.tmp").write_text("{")
+    (place / "run" / ".manifest.json.elsewhere.1.0123abcd.tmp").write_text("{")
     assert score() == 0
-    assert names("run") == ["manifest.json", "shards"]
+    # It may be what another machine is writing.
+    assert names("run") == [".manifest.json.elsewhere.1.0123abcd.tmp", "manifest.json", "shards"]
+
+
+def test_a_finished_run_is_read_without_writing(place, monkeypatch, capsys):
+    """As it must be on a disk to read from; root is not stopped by permissions."""
+    score()
+    assert run("merge", "run") == 0
+    written = []
+
+    def watch(event, arguments):
+        opened = event == "open" and isinstance(arguments[0], str) and arguments[2] & os.O_ACCMODE
+        changed = event in ("os.mkdir", "os.remove", "os.rename", "os.link", "os.truncate")
+        if watching and (opened or changed) and "run" in str(arguments[0]):
+            written.append((event, arguments))
+
+    watching = True
+    sys.addaudithook(watch)
+    assert score() == 0
+    assert run("info", "run") == 0
+    watching = False
+    assert written == []
 
 
 def test_an_encoder_in_float64_is_scored_in_float64(place):

@@ -1,19 +1,49 @@
 """Files that are there whole or not at all."""
 
+import contextlib
 import os
+import secrets
+import socket
+import time
 from pathlib import Path
+
+# Seconds after which nobody is still writing a temporary file.
+_WEEK = 7 * 24 * 3600.0
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that it is there whole or not at all."""
     temporary = temporary_name(path)
-    temporary.write_text(text, encoding="utf-8")
-    move_into_place(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        move_into_place(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def create_text(path: Path, text: str) -> bool:
+    """Write a text file where there is none, whole or not at all; whether there was none.
+
+    Of several processes that do so at once, one succeeds.
+    """
+    temporary = temporary_name(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        _flush(temporary)
+        # Unlike a file that is moved, a link does not replace what has come meanwhile.
+        os.link(temporary, path)
+        _flush(path.parent)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
 
 
 def temporary_name(path: Path) -> Path:
-    """Where this process writes a file before it moves it into place."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Where this process writes a file before it moves it into place: a name of its own."""
+    host = "".join(c if c.isalnum() or c == "-" else "-" for c in socket.gethostname())
+    return path.with_name(f".{path.name}.{host[:64]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
 def move_into_place(temporary: Path, path: Path) -> None:
@@ -24,11 +54,15 @@ def move_into_place(temporary: Path, path: Path) -> None:
 
 
 def delete_leftovers(folder: Path) -> None:
-    """Delete what processes that are no more left half-written in a folder."""
+    """Delete what was left half-written in a folder more than a week ago.
+
+    Whether another process is still writing what is younger cannot be known: it may run on another
+    machine, or where it cannot be seen.
+    """
     for temporary in folder.glob(".*.tmp"):
-        process = temporary.name.split(".")[-2]
-        if not (process.isdigit() and _is_alive(int(process))):
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else's, on a disk to read from, or gone
+            if time.time() - temporary.lstat().st_mtime > _WEEK:
+                temporary.unlink()
 
 
 def _flush(path: Path) -> None:
@@ -38,13 +72,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .atomic import delete_leftovers, write_text
+from .atomic import create_text, delete_leftovers
 from .columns import FORMAT
 from .configuration import list_differences
 
@@ -37,21 +37,26 @@ def read_manifest(run: str | Path) -> dict[str, Any]:
 def start_or_resume(run: Path, manifest: dict[str, Any]) -> None:
     """Make the folder of a run with this manifest, or see that it holds this very run.
 
+    What is there is not written again, so that a finished run may lie on a disk to read from.
+
     Raises:
         FileExistsError: it holds another run; the message says what differs.
     """
-    if Path(run, "manifest.json").exists():
-        differences = list_differences(read_manifest(run), manifest)
-        if differences:
-            raise FileExistsError(
-                f"{run} holds another run: {'; '.join(differences)}; give another folder, or "
-                "repeat that run's settings to resume it"
-            )
-    run.mkdir(parents=True, exist_ok=True)
-    delete_leftovers(run)
-    write_text(Path(run, "manifest.json"), json.dumps(manifest, indent=2) + "\n")
-    Path(run, "shards").mkdir(exist_ok=True)
-    delete_leftovers(Path(run, "shards"))
+    path, shards = Path(run, "manifest.json"), Path(run, "shards")
+    if not path.exists():
+        run.mkdir(parents=True, exist_ok=True)
+        create_text(path, json.dumps(manifest, indent=2) + "\n")
+    # Another process may have been first, with other settings.
+    differences = list_differences(read_manifest(run), manifest)
+    if differences:
+        raise FileExistsError(
+            f"{run} holds another run: {'; '.join(differences)}; give another folder, or "
+            "repeat that run's settings to resume it"
+        )
+    if not shards.exists():
+        shards.mkdir(exist_ok=True)
+    for folder in (run, shards):
+        delete_leftovers(folder)
 
 
 def refuse_foreign_folder(run: Path) -> None:
