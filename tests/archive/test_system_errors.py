@@ -1,0 +1,127 @@
+"""Errors of the system are told as what they are, never as damage, and replace nothing."""
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import textwrap
+
+import h5py
+import numpy as np
+import pytest
+
+from pullback import archive
+from pullback.archive.hdf5 import open_to_read, open_to_write
+from pullback.archive.reading import verify
+from pullback.archive.shards import list_shards
+from tests.archive.test_run import make_run
+from tests.shell import score
+
+
+def first_shard(folder):
+    make_run(folder)
+    return next(list_shards(folder, archive.read_manifest(folder)))
+
+
+def test_a_shard_that_somebody_has_a_lock_on_is_read(tmp_path):
+    shard = first_shard(tmp_path)
+    with h5py.File(shard.path, "r+"):  # locks it, and marks it as open
+        verify(shard.path, shard.layout)
+    with shard.path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        verify(shard.path, shard.layout)
+    assert archive.merge(tmp_path).exists()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.ENOENT, errno.EIO])
+def test_a_shard_that_cannot_be_opened_is_not_made_again(place, monkeypatch, capsys, number):
+    score("declared", "run", "--shard-size", 10)
+    paths = sorted((place / "run" / "shards").iterdir())
+    before = [path.stat().st_ino for path in paths]
+    real = os.open
+
+    def failing(path, *rest, **more):
+        if str(path).endswith("part-000001.h5"):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", failing)
+    assert score("declared", "run", "--shard-size", 10) == 1
+    error = capsys.readouterr().err
+    assert os.strerror(number) in error
+    assert "damaged" not in error
+    assert [path.stat().st_ino for path in paths] == before
+
+
+@pytest.mark.parametrize("after", [0, 3, 10])
+def test_a_disk_that_fails_while_reading(tmp_path, monkeypatch, after):
+    shard = first_shard(tmp_path)
+    real, left = os.preadv, [after]
+
+    def failing(*arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(*arguments)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    with pytest.raises(OSError, match=r"Input/output error: '.*part-000000\.h5'"):
+        verify(shard.path, shard.layout)
+
+
+FULL = """
+    import resource, signal, sys
+    from pathlib import Path
+    from pullback import archive
+
+    run, limit = Path(sys.argv[1]), int(sys.argv[2])
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        archive.merge(run)
+    except OSError as error:
+        print(error.errno, error)
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 5000, 10_000])
+def test_a_disk_without_space_is_told_and_does_not_crash(tmp_path, limit):
+    """By a limit to the size of files, which fails as a full disk does."""
+    make_run(tmp_path)
+    command = [sys.executable, "-c", textwrap.dedent(FULL), tmp_path, limit]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{errno.EFBIG} [Errno {errno.EFBIG}] File too large: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "shards"]
+
+
+def write_some(path):
+    with open_to_write(path) as file:
+        for name in "abcdefghijklmnopqrst":
+            file.create_dataset(name, data=np.random.default_rng(0).random(300))
+
+
+def test_a_full_disk(tmp_path):
+    """Wherever in the file the space ends."""
+    for space in range(0, 40_000, 1500):
+        path, left = tmp_path / f"{space}.h5", [space]
+
+        def write(descriptor, buffer, place, real=os.pwrite, left=left):
+            left[0] -= len(buffer)
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(descriptor, buffer, place)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "pwrite", write)
+            with pytest.raises(OSError, match="No space left"):
+                write_some(path)
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.h5")
+    (tmp_path / "folder.h5").mkdir()
+    for name in ("pipe.h5", "folder.h5"):
+        with pytest.raises(ValueError, match=rf"{name} is no regular file"):
+            open_to_read(tmp_path / name).__enter__()
