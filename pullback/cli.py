@@ -3,14 +3,15 @@
 import logging
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from .archive import COLUMNS, merge, read, read_manifest
+from .archive import COLUMNS, merge, read_manifest
+from .archive.run import scan
 from .archive.shards import list_shards
 from .eigen import METHODS, expected_products
 from .eigen.cost import choose_method
@@ -26,7 +27,9 @@ _DOUBTFUL = ("converged", "eigenvalues", "entropy_error")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status (0 done, 1 refused, 130 interrupted)."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Plain("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     options = _parser().parse_args(arguments)
     command: Callable[[Namespace], None] = {"score": _score, "merge": _merge, "info": _info}[
         options.subcommand
@@ -36,11 +39,22 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command again resumes the run", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        what = f"{type(error).__name__}: " if isinstance(error, RuntimeError) else ""
-        print(f"pullback {options.subcommand}: {what}{error}", file=sys.stderr)
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+        what = f"{type(error).__name__}: " if isinstance(error, RuntimeError | MemoryError) else ""
+        message = " ".join(f"{what}{error}".splitlines())
+        print(plain_text(f"pullback {options.subcommand}: {message}"), file=sys.stderr)
         return 1
     return 0
+
+
+def plain_text(text: str) -> str:
+    """One line of what cannot change a terminal: names and messages come from anywhere."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(plain_text, super().format(record).splitlines()))
 
 
 def _parser() -> ArgumentParser:
@@ -117,8 +131,11 @@ def _score(options: Namespace) -> None:
             )
             raise TypeError(message) from error
         raise
-    print(f"{images.count} images are scored; next: pullback merge {options.out}")
-    print("\n".join(_doubts(read(Path(options.out), _DOUBTFUL))))
+    print(plain_text(f"{images.count} images are scored; next: pullback merge {options.out}"))
+    doubts = _Doubts()
+    for table in scan(options.out, _DOUBTFUL):
+        doubts.add(table)
+    print("\n".join(doubts.lines()))
 
 
 def _names(pick: str | int | None) -> Pick | None:
@@ -133,7 +150,7 @@ def _names(pick: str | int | None) -> Pick | None:
 
 
 def _merge(options: Namespace) -> None:
-    print(f"wrote {merge(Path(options.run))}")
+    print(plain_text(f"wrote {merge(Path(options.run))}"))
 
 
 def _info(options: Namespace) -> None:
@@ -148,25 +165,35 @@ def summary(run: Path) -> str:
     encoder, data, settings = manifest["encoder"], manifest["data"], manifest["score"]
     archived = "merged into archive.h5" if Path(run, "archive.h5").exists() else "not merged yet"
     lines = [
-        f"encoder    {encoder.get('factory', '?')}, returns {encoder['returns'] or 'as found'}, "
-        f"weights {encoder['weights'][:12]}",
+        f"encoder    {encoder.get('factory', '?')}, returns "
+        f"{encoder.get('returns') or 'as found'}, weights {encoder['weights'][:12]}",
         f"data       {data['name']}: {data['count']} images of shape {tuple(data['event_shape'])}",
         f"settings   k = {settings['k']}, seed {settings['seed']}, {settings['dtype']}",
         *_cost_model(manifest),
         f"shards     {finished} of {len(files)} finished, {archived}",
     ]
-    names = [name for name in COLUMNS if name not in ("directions", "label", "file")]
-    columns = read(run, names)
-    if not columns:
-        return "\n".join(lines)
+    columns, doubts = _look_through(run, manifest["columns"])
+    if not doubts.count:
+        return "\n".join(map(plain_text, lines))
     lines += ["", f"{'':18}{'median':>12}{'5 %':>12}{'95 %':>12}  units"]
     for name, values in columns.items():
-        if values.ndim == 1 and not name.endswith("_error"):
-            # Values that occur, since there is nothing between −∞ and a number.
-            quantiles = np.quantile(values, [0.5, 0.05, 0.95], method="inverted_cdf")
-            numbers = "".join(f"{q:12.4g}" for q in quantiles)
-            lines.append(f"{name:18}{numbers}  {COLUMNS[name].units}")
-    return "\n".join([*lines, "", *_doubts(columns)])
+        # Values that occur, since there is nothing between −∞ and a number.
+        quantiles = np.quantile(values, [0.5, 0.05, 0.95], method="inverted_cdf")
+        numbers = "".join(f"{q:12.4g}" for q in quantiles)
+        lines.append(f"{name:18}{numbers}  {COLUMNS[name].units}")
+    return "\n".join(map(plain_text, [*lines, "", *doubts.lines()]))
+
+
+def _look_through(run: Path, held: Iterable[str]) -> tuple[dict[str, np.ndarray], "_Doubts"]:
+    """The scores with one number for each image, and what is to be doubted; never all in memory."""
+    doubts, parts = _Doubts(), []
+    names = [n for n in held if COLUMNS[n].dimensions == ("sample",) and n != "label"]
+    shown = [name for name in names if not name.endswith("_error")]
+    for table in scan(run, {*shown, *_DOUBTFUL}):
+        doubts.add(table)
+        parts.append([table[name] for name in shown])
+    columns = zip(shown, map(np.concatenate, zip(*parts, strict=True)), strict=False)
+    return dict(columns), doubts
 
 
 def _cost_model(manifest: dict) -> list[str]:
@@ -182,16 +209,27 @@ def _cost_model(manifest: dict) -> list[str]:
     return [f"method     {chosen}", f"cost model {cost} Jacobian products per image"]
 
 
-def _doubts(columns: dict[str, np.ndarray]) -> list[str]:
-    count = len(columns["converged"])
-    unconverged = int((columns["converged"] == 0).any(axis=1).sum())
-    deficient = int((columns["eigenvalues"] == 0).any(axis=1).sum())
-    error = float(columns["entropy_error"].max())
-    return [
-        f"{count - unconverged} of {count} images have all eigenpairs converged",
-        f"{deficient} of {count} images have a rank below k (their eigenvalues end in zeros)",
-        f"the largest standard error of an entropy is {error:.1e} nat",
-    ]
+class _Doubts:
+    """What is to be doubted of the scores of a run, counted table by table."""
+
+    def __init__(self) -> None:
+        self.count = self._unconverged = self._deficient = 0
+        self._error = 0.0
+
+    def add(self, columns: dict[str, np.ndarray]) -> None:
+        self.count += len(columns["converged"])
+        self._unconverged += int((columns["converged"] == 0).any(axis=1).sum())
+        self._deficient += int((columns["eigenvalues"] == 0).any(axis=1).sum())
+        self._error = max(self._error, float(columns["entropy_error"].max()))
+
+    def lines(self) -> list[str]:
+        right = self.count - self._unconverged
+        return [
+            f"{right} of {self.count} images have all eigenpairs converged",
+            f"{self._deficient} of {self.count} images have a rank below k (their eigenvalues end "
+            "in zeros)",
+            f"the largest standard error of an entropy is {self._error:.1e} nat",
+        ]
 
 
 if __name__ == "__main__":

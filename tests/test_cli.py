@@ -116,7 +116,7 @@ def test_a_finished_run_is_read_without_writing(place, monkeypatch, capsys):
     """As it must be on a disk to read from; root is not stopped by permissions."""
     score()
     assert run("merge", "run") == 0
-    written = []
+    written: list[tuple] = []
 
     def watch(event, arguments):
         opened = event == "open" and isinstance(arguments[0], str) and arguments[2] & os.O_ACCMODE

@@ -4,11 +4,25 @@ import contextlib
 import os
 import secrets
 import socket
+import stat
 import time
 from pathlib import Path
 
 # Seconds after which nobody is still writing a temporary file.
 _WEEK = 7 * 24 * 3600.0
+
+
+def require_own_file(path: Path) -> None:
+    """Refuse what is no file of its own: a link to elsewhere, a folder, a pipe that may never end.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: it is something else.
+    """
+    mode = path.lstat().st_mode
+    if not stat.S_ISREG(mode):
+        what = "a symbolic link" if stat.S_ISLNK(mode) else "no regular file"
+        raise ValueError(f"{path} is {what}; the files of a run are files in its folder")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -68,7 +68,7 @@ class _Disk:
         self._path = path
         self._descriptor = os.open(path, flags, 0o666)
         self._place = 0
-        self.failure: tuple[int | None, str, str] | None = None
+        self.failure: tuple[int | None, str | None, str] | None = None
 
     def __enter__(self) -> "_Disk":
         return self

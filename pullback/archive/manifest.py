@@ -1,14 +1,27 @@
 """The manifest of a run: what the run was made from, written once and never changed."""
 
 import json
+import math
+import reprlib
 from pathlib import Path
 from typing import Any
 
-from .atomic import create_text, delete_leftovers
-from .columns import FORMAT
+from .atomic import create_text, delete_leftovers, require_own_file
+from .columns import COLUMNS, FORMAT, OPTIONAL, choose_columns
 from .configuration import list_differences
 
-PARTS = {"format", "encoder", "data", "score", "shard_size", "versions", "sizes", "columns"}
+# What it must hold at least, by type: it is read from disk, and not taken for granted.
+_SCHEMA: dict[str, type | dict[str, type]] = {
+    "format": int,
+    "encoder": {"weights": str, "outputs": int},
+    "data": {"name": str, "count": int, "event_shape": list},
+    "score": {"k": int, "seed": int, "dtype": str, "method": str},
+    "shard_size": int,
+    "sizes": {"rank": int},
+    "columns": {"eigenvalues": str},
+    "versions": {},
+}
+_MOST_BYTES, _MOST_SHARDS, _MOST_PER_IMAGE = 2**24, 10**6, 2**30
 
 
 def read_manifest(run: str | Path) -> dict[str, Any]:
@@ -16,22 +29,78 @@ def read_manifest(run: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: ``run`` has no manifest.
-        ValueError: the manifest is damaged.
+        ValueError: the manifest is damaged, or of another version.
     """
     path = Path(run, "manifest.json")
-    if not path.exists():
-        raise FileNotFoundError(f"{run} is no run of `pullback score`: it has no manifest.json")
+    try:
+        require_own_file(path)
+    except FileNotFoundError as error:
+        message = f"{run} is no run of `pullback score`: it has no manifest.json"
+        raise FileNotFoundError(message) from error
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"{path} is damaged: it is larger than {_MOST_BYTES} bytes")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        check_manifest(manifest)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(manifest, dict) or not {"format", "data"} <= manifest.keys():
-        raise ValueError(f"{path} is damaged: it must hold {', '.join(sorted(PARTS))}")
-    if manifest["format"] != FORMAT:
-        raise ValueError(f"{path} has format {manifest['format']}; this version reads {FORMAT}")
-    if not manifest.keys() >= PARTS:
-        raise ValueError(f"{path} is damaged: it must hold {', '.join(sorted(PARTS))}")
     return manifest
+
+
+def check_manifest(manifest: Any) -> None:
+    """Refuse what no run can be made or read from.
+
+    Raises:
+        ValueError: says what is missing, of another type, or too large.
+    """
+    if isinstance(manifest, dict) and manifest.get("format", FORMAT) != FORMAT:
+        raise ValueError(f"it has format {manifest['format']!r}; this version reads {FORMAT}")
+    _require_types("", manifest, _SCHEMA)
+    count, size = manifest["data"]["count"], manifest["shard_size"]
+    if min(count, size) < 1 or count > _MOST_SHARDS * size:
+        raise ValueError(
+            f"{count} images in shards of {size} are not between 1 and {_MOST_SHARDS} shards"
+        )
+    for length in manifest["data"]["event_shape"]:
+        _require(type(length) is int and length > 0, "data.event_shape", length)
+    _check_columns(manifest["columns"], manifest["sizes"], manifest["score"])
+
+
+def _check_columns(
+    columns: dict[str, Any], sizes: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    _require(settings["dtype"] in ("float32", "float64"), "score.dtype", settings["dtype"])
+    wanted = choose_columns(settings["dtype"], [name for name in OPTIONAL if name in columns])
+    if columns != wanted:
+        raise ValueError(f"columns must be {wanted}")
+    used = {d for name in columns for d in COLUMNS[name].dimensions} - {"sample"}
+    if sizes.keys() != used:
+        raise ValueError(f"sizes must be of {', '.join(sorted(used))}")
+    for name, size in sizes.items():
+        _require(type(size) is int and size > 0, f"sizes.{name}", size)
+    _require(sizes["rank"] == settings["k"], "sizes.rank", sizes["rank"])
+    for name in columns:
+        lengths = [sizes[d] for d in COLUMNS[name].dimensions[1:]]
+        if 8 * math.prod(lengths) > _MOST_PER_IMAGE:
+            shape = "×".join(map(str, lengths))
+            raise ValueError(f"{shape} numbers of {name} for each image are too many for a file")
+
+
+def _require_types(place: str, value: Any, schema: type | dict[str, Any]) -> None:
+    """A dictionary with values of these types at least, in ``value``."""
+    if not isinstance(schema, dict):
+        _require(type(value) is schema, place, value)
+        return
+    if not isinstance(value, dict) or not value.keys() >= schema.keys():
+        what = f"{place} must" if place else "it must"
+        raise ValueError(f"{what} hold {', '.join(sorted(schema)) or 'a dictionary'}")
+    for key, inside in schema.items():
+        _require_types(f"{place}.{key}" if place else key, value[key], inside)
+
+
+def _require(right: bool, place: str, value: Any) -> None:
+    if not right:
+        raise ValueError(f"{place} cannot be {reprlib.repr(value)}")
 
 
 def start_or_resume(run: Path, manifest: dict[str, Any]) -> None:
@@ -41,7 +110,9 @@ def start_or_resume(run: Path, manifest: dict[str, Any]) -> None:
 
     Raises:
         FileExistsError: it holds another run; the message says what differs.
+        ValueError: no run can be made of this manifest.
     """
+    check_manifest(manifest)
     path, shards = Path(run, "manifest.json"), Path(run, "shards")
     if not path.exists():
         run.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from .atomic import require_own_file
 from .hdf5 import open_to_read
 from .layout import Layout
 
@@ -35,6 +36,7 @@ def tables(path: Path, layout: Layout, names: Iterable[str]) -> Iterator[dict[st
         ValueError: as for :func:`verify`, of the columns that are read.
     """
     names = [name for name in names if name in layout.dtypes]
+    require_own_file(path)
     with open_to_read(path) as file:
         own = _text(file, "configuration", layout.configuration) == layout.configuration
         if own:

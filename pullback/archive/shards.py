@@ -26,6 +26,8 @@ class Shard(NamedTuple):
 
 def list_shards(run: str | Path, manifest: dict[str, Any]) -> Iterator[Shard]:
     """All shards that a run consists of, finished or not, in order."""
+    if Path(run, "shards").is_symlink():
+        raise ValueError(f"{Path(run, 'shards')} is a symbolic link; a run's shards lie in it")
     whole, size = Layout.of(manifest), manifest["shard_size"]
     for number, start in enumerate(range(0, whole.stop, size)):
         path = Path(run, "shards", f"part-{number:06d}.h5")

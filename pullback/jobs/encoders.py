@@ -68,6 +68,8 @@ def load_weights(encoder: Map, path: Path) -> None:
     """
     if not path.exists():
         raise FileNotFoundError(f"no weights at {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is no regular file; weights are read from one")
     if encoder.module is None:
         raise ValueError(
             "weights can be loaded into a module or a method of one; the encoder's factory "

@@ -5,9 +5,11 @@ import hashlib
 import math
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,15 @@ EXTENSIONS = (
     *(".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm"),
     *(".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
 )
+# All that Pillow may take a file for, whatever its name: it would start Ghostscript for others.
+_PILLOW = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_MOST_PIXELS = 2**26
 _PIXELS_AT_ONCE = 2**24
+# What Pillow raises for a file that is damaged, or large beyond belief.
+_NO_IMAGE = (
+    *(OSError, ValueError, SyntaxError, EOFError),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
 _GRAY, _COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "CMYK", "YCbCr")
 
 
@@ -83,6 +93,8 @@ def open_images(path: str | Path) -> Images:
         raise FileNotFoundError(f"no data at {path}; give {FORMATS}")
     if path.is_dir():
         return _open_folder(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is no regular file; give {FORMATS}")
     if path.suffix in (".npy", ".npz"):
         return _open_numpy(path)
     if path.name.endswith(("-ubyte", "-ubyte.gz", ".idx", ".idx.gz")) or _looks_like_idx(path):
@@ -127,23 +139,42 @@ def from_array(path: Path, images: NDArray, labels: NDArray | None = None) -> Im
 def read_idx(path: Path) -> NDArray[np.uint8]:
     """The array of an IDX file of bytes, gzipped or not (format: Y. LeCun's MNIST page)."""
     try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        opener = gzip.open if _is_gzipped(path) else open
+        with opener(path, "rb") as file:
+            shape = _read_idx_header(path, file)
+            size = math.prod(shape)
+            values = b"".join(_read_at_most(file, size + 1))
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    if len(raw) < 4 or raw[:3] != b"\0\0\x08":
-        raise ValueError(f"{path} is no IDX file of bytes: it starts with {raw[:4].hex(' ')}")
-    dimensions = raw[3]
-    header = 4 + 4 * dimensions
-    if len(raw) < header:
-        raise ValueError(f"{path} is truncated within its header")
-    shape = struct.unpack(f">{dimensions}I", raw[4:header])
-    if len(raw) - header != math.prod(shape):
+    if len(values) != size:
+        there = "more" if len(values) > size else len(values)
         raise ValueError(
-            f"{path} is truncated or damaged: shape {shape} needs {math.prod(shape)} bytes, "
-            f"{len(raw) - header} are there"
+            f"{path} is truncated or damaged: shape {shape} needs {size} bytes, {there} are there"
         )
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(values, np.uint8).reshape(shape)
+
+
+def _read_idx_header(path: Path, file: IO[bytes] | gzip.GzipFile) -> tuple[int, ...]:
+    """The shape of the array that follows."""
+    kind = file.read(4)
+    if len(kind) < 4 or kind[:3] != b"\0\0\x08":
+        raise ValueError(f"{path} is no IDX file of bytes: it starts with {kind.hex(' ')}")
+    lengths = file.read(4 * kind[3])
+    if len(lengths) < 4 * kind[3]:
+        raise ValueError(f"{path} is truncated within its header")
+    return struct.unpack(f">{kind[3]}I", lengths)
+
+
+def _read_at_most(file: IO[bytes] | gzip.GzipFile, size: int) -> Iterator[bytes]:
+    """So many bytes or what there is, in parts: a header may promise any number."""
+    while size and (part := file.read(min(size, 2**24))):
+        yield part
+        size -= len(part)
+
+
+def _is_gzipped(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _looks_like_idx(path: Path) -> bool:
@@ -188,12 +219,16 @@ def _open_folder(path: Path) -> Images:
         file
         for file in path.rglob("*")
         if file.suffix.lower() in EXTENSIONS
+        and not file.is_dir()
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
     if not files:
         idx = sorted(path.glob("*images-idx3-ubyte*"))
         hint = f"; for its IDX file give {idx[0]}" if idx else ""
         raise ValueError(f"no images in {path}{hint}")
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"{file} is no regular file")
     first = _open_image(files[0])
     size, gray = first.size, first.mode in _GRAY
     for file in files:
@@ -219,20 +254,25 @@ def _open_folder(path: Path) -> Images:
 
 def _open_image(file: Path) -> Image.Image:
     """Reads the header only, and closes the file."""
+    with _opened(file) as image:
+        return image
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(file) as image:
-            return image
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with Image.open(file, formats=_PILLOW) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise ValueError(f"{image.width}×{image.height} are more than 2^26 pixels")
+            yield image
+    except _NO_IMAGE as error:
         raise ValueError(f"{file} cannot be read as an image: {error}") from error
 
 
 def _pixels(file: Path, mode: str) -> NDArray[np.uint8]:
     """``(C, h, w)``."""
-    try:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert(mode))
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise ValueError(f"{file} cannot be read as an image: {error}") from error
+    with _opened(file) as image:
+        pixels = np.asarray(image.convert(mode))
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
 

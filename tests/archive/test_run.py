@@ -31,8 +31,10 @@ def columns(count=5, k=3, n=8):
 
 
 def make_manifest(count=5, shard_size=2, k=3):
-    manifest = {"format": FORMAT, "data": {"count": count}, "shard_size": shard_size}
-    manifest |= {"score": {"k": k}, "encoder": {}, "versions": {}}
+    manifest = {"format": FORMAT, "shard_size": shard_size, "versions": {}}
+    manifest |= {"data": {"name": "images.npy", "count": count, "event_shape": [8]}}
+    manifest |= {"encoder": {"weights": "0123", "outputs": 6, "returns": "mean"}}
+    manifest |= {"score": {"k": k, "seed": 0, "dtype": "float32", "method": "auto"}}
     manifest |= {"sizes": {"rank": k, "input": 8, "character": 12}}
     return manifest | {"columns": choose_columns("float32", OPTIONAL)}
 
@@ -63,7 +65,7 @@ def test_a_merged_archive_opens_in_xarray(tmp_path):
                 np.char.encode(data[name].astype(str), "utf-8") if name == "file" else data[name]
             )
             np.testing.assert_array_equal(found, table[name])
-        assert json.loads(data.attrs["configuration"])["score"] == {"k": 3}
+        assert json.loads(data.attrs["configuration"])["score"]["k"] == 3
         assert data["entropy"].sel(sample=3).item() == table["entropy"][3]
 
 
@@ -152,7 +154,7 @@ def test_a_shard_of_another_run_is_not_merged(tmp_path):
     assert archive.merge(tmp_path / "one").exists()
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"data": 3}'])
+@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"data": 3}', "null"])
 def test_manifests_that_say_too_little(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(
@@ -165,7 +167,7 @@ def test_a_manifest_of_another_format(tmp_path):
     make_run(tmp_path)
     text = (tmp_path / "manifest.json").read_text().replace('"format": 2', '"format": 1')
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(ValueError, match="has format 1; this version reads 2"):
+    with pytest.raises(ValueError, match="is damaged: it has format 1; this version reads 2"):
         archive.merge(tmp_path)
 
 

@@ -1,12 +1,13 @@
 """Every format that images come in, and the sentence for each way in which it can be damaged."""
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from pullback.jobs import from_array, open_images
 from pullback.jobs.sources import read_idx
@@ -176,6 +177,43 @@ def test_damaged_or_unsuitable_folders(tmp_path):
     (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"b\.png cannot be read as an image"):
         open_images(tmp_path).digest()
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n"
+
+
+def test_only_formats_of_images_are_read(tmp_path, monkeypatch):
+    """Pillow goes by the content: an EPS file starts Ghostscript, whatever its name."""
+    (tmp_path / "a.png").write_bytes(POSTSCRIPT)
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("it started"))
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image"):
+        open_images(tmp_path).digest()
+
+
+@pytest.mark.parametrize("side", [8193, 9_500, 30_000])
+def test_images_of_too_many_pixels(tmp_path, side):
+    header = f"P5 {side} {side} 255\n".encode()
+    (tmp_path / "a.pgm").write_bytes(header)
+    with pytest.raises(ValueError, match=r"a\.pgm cannot be read as an image: .*pixels"):
+        open_images(tmp_path)
+
+
+def test_pipes_in_place_of_files(tmp_path):
+    for name in ("a.npy", "folder/b.png", "t10k-images-idx3-ubyte"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        os.mkfifo(tmp_path / name)
+    for path in ("a.npy", "folder", "t10k-images-idx3-ubyte"):
+        with pytest.raises(ValueError, match="is no regular file"):
+            open_images(tmp_path / path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_idx_header_that_promises_too_much(tmp_path, packed):
+    raw = b"\0\0\x08\x03" + struct.pack(">3I", 2**32 - 1, 2**32 - 1, 2**32 - 1) + bytes(9)
+    path = tmp_path / "t10k-images-idx3-ubyte"
+    path.write_bytes(gzip.compress(raw) if packed else raw)
+    with pytest.raises(ValueError, match="needs 79228162458924105385300197375 bytes, 9 are there"):
+        open_images(path)
 
 
 def test_the_files_of_mnist(data_folder):
