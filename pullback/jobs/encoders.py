@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..arguments import plain
 from ..maps import Map, Pick, as_map
 
 
@@ -171,8 +172,22 @@ def _mismatches(module: nn.Module, state: dict[str, Tensor]) -> str:
         found.append(f"{len(missing)} tensors are missing (first: {missing[0]!r})")
     if extra:
         found.append(f"{len(extra)} are unknown to the module (first: {extra[0]!r})")
+    kinds = [n for n in own if n in state and _kind(own[n]) != _kind(state[n])]
+    if kinds:
+        name = kinds[0]
+        dtypes = f"{plain(state[name].dtype)} for {plain(own[name].dtype)}"
+        found.append(f"{len(kinds)} hold numbers of another kind (first: {name!r}, {dtypes})")
     if differing:
         name = differing[0]
         shapes = f"{tuple(state[name].shape)} for {tuple(own[name].shape)}"
         found.append(f"{len(differing)} differ in shape (first: {name!r}, {shapes})")
     return "; ".join(found)
+
+
+def _kind(tensor: Tensor) -> str:
+    """What PyTorch would convert without a word, although the numbers are then others."""
+    if tensor.is_quantized:
+        return "quantized"
+    if tensor.is_complex():
+        return "complex"
+    return "floating" if tensor.is_floating_point() else "integer"

@@ -54,6 +54,34 @@ def test_weights(place, capsys):
 
 
 @pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64, torch.complex128]
+)
+def test_weights_of_another_kind_are_refused(place, capsys, dtype):
+    """PyTorch would take integers and the real parts of complex numbers without a word."""
+    state = {name: tensor.to(dtype) for name, tensor in torch.nn.Linear(16, 8).state_dict().items()}
+    torch.save({f"net.{name}": tensor for name, tensor in state.items()}, "odd.pt")
+    kind = f"(first: 'net.weight', {str(dtype).removeprefix('torch.')} for float32)"
+    status = score("declared", "x", "--weights", "odd.pt")
+    refused(capsys, status, "2 hold numbers of another kind", kind)
+    assert not (place / "x").exists()
+
+
+def test_counters_of_batches_are_integers(place, capsys):
+    (place / "norm.py").write_text(
+        "from torch import nn\n"
+        "def norm():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16)).eval()\n"
+    )
+    command = ["score", "--encoder", "norm.py:norm", "--data", "data.npz", "--weights", "w.pt"]
+    state = torch.nn.BatchNorm1d(16).half().state_dict()
+    torch.save({f"1.{name}": tensor for name, tensor in state.items()}, "w.pt")
+    assert run(*command, "--out", "half") == 0
+    state["num_batches_tracked"] = torch.tensor(2.5)
+    torch.save({f"1.{name}": tensor for name, tensor in state.items()}, "w.pt")
+    refused(capsys, run(*command, "--out", "x"), "'1.num_batches_tracked', float32 for int64")
+
+
+@pytest.mark.parametrize(
     ("factory", "messages"),
     [
         ("pair", ["'mean_logvar'", "on the command line, --returns declares it"]),
