@@ -11,7 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pullback.jobs.sources import read_idx
+from pullback.jobs.arrays import read_idx
 
 # Name → (folder of the IDX files, name at openml.org).
 _IDX = {"mnist": ("MNIST", "mnist_784"), "fashion-mnist": ("FashionMNIST", "Fashion-MNIST")}

@@ -11,6 +11,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from .archive import COLUMNS, merge, read_manifest
+from .archive.manifest import ACCEPTABLE
 from .archive.run import scan
 from .archive.shards import list_shards
 from .eigen import METHODS, expected_products
@@ -93,6 +94,22 @@ def _parser() -> ArgumentParser:
     score.add_argument("--seed", type=int, default=0, help="of starting vectors and probes")
     score.add_argument("--method", type=str, default="auto", help=", ".join(("auto", *METHODS)))
     score.add_argument("--directions", action="store_true", help="store the eigenvectors as well")
+    score.add_argument("--tol", type=float, default=1e-4, help="of eigenpairs, relative")
+    score.add_argument(
+        "--latents",
+        type=bool | None,
+        metavar="{true,false}",
+        help="store mean and standard deviation of the codes as well; by default, where a code has "
+        "at most 1024 numbers",
+    )
+    score.add_argument(
+        "--accept-change",
+        nargs="+",
+        type=str,
+        default=[],
+        metavar="NAME",
+        help="what may differ from the run that is resumed: " + ", ".join(ACCEPTABLE),
+    )
     commands.add_subcommand("score", score, help="score a data set")
 
     for name, text in (
@@ -106,7 +123,14 @@ def _parser() -> ArgumentParser:
 
 
 def _score(options: Namespace) -> None:
-    settings = Settings(options.k, options.seed, options.directions, options.method)
+    settings = Settings(
+        options.k,
+        options.seed,
+        options.directions,
+        options.method,
+        options.tol,
+        options.latents,
+    )
     # An encoder without given weights should be the same one when the run is resumed.
     torch.manual_seed(options.seed)
     images = open_images(options.data)
@@ -123,6 +147,7 @@ def _score(options: Namespace) -> None:
             shard_size=options.shard_size,
             device=options.device,
             provenance=provenance,
+            accept_changes=options.accept_change,
         )
     except TypeError as error:
         if options.returns is None and "pb.as_map" in str(error):
@@ -175,19 +200,19 @@ def summary(run: Path) -> str:
     columns, doubts = _look_through(run, manifest["columns"])
     if not doubts.count:
         return "\n".join(map(plain_text, lines))
-    lines += ["", f"{'':18}{'median':>12}{'5 %':>12}{'95 %':>12}  units"]
+    lines += ["", f"{'':18}{'median':>12}{'5 %':>12}{'95 %':>12}"]
     for name, values in columns.items():
         # Values that occur, since there is nothing between −∞ and a number.
         quantiles = np.quantile(values, [0.5, 0.05, 0.95], method="inverted_cdf")
         numbers = "".join(f"{q:12.4g}" for q in quantiles)
-        lines.append(f"{name:18}{numbers}  {COLUMNS[name].units}")
+        lines.append(f"{name:18}{numbers}  {COLUMNS[name].long_name}")
     return "\n".join(map(plain_text, [*lines, "", *doubts.lines()]))
 
 
 def _look_through(run: Path, held: Iterable[str]) -> tuple[dict[str, np.ndarray], "_Doubts"]:
     """The scores with one number for each image, and what is to be doubted; never all in memory."""
     doubts, parts = _Doubts(), []
-    names = [n for n in held if COLUMNS[n].dimensions == ("sample",) and n != "label"]
+    names = [n for n in held if COLUMNS[n].dimensions == ("sample",) and COLUMNS[n].dtype is None]
     shown = [name for name in names if not name.endswith("_error")]
     for table in scan(run, {*shown, *_DOUBTFUL}):
         doubts.add(table)

@@ -1,7 +1,25 @@
 """Random vectors, one stream per sample, so that no result depends on how samples are batched."""
 
+import numpy as np
 import torch
 from torch import Tensor
+
+
+class SeedCounter:
+    """One 63-bit seed for each sample of a data set, by its place.
+
+    Unlike a ``torch.Generator``, it starts at any place without drawing the seeds before.
+    """
+
+    def __init__(self, seed: int, first: int = 0) -> None:
+        self._bits = np.random.PCG64(seed).advance(first)
+
+    def draw(self, count: int) -> Tensor:
+        """The next seeds, ``(count,)`` int64."""
+        return torch.from_numpy((self._bits.random_raw(count) >> np.uint64(1)).astype(np.int64))
+
+
+Generator = torch.Generator | SeedCounter
 
 
 class SampleStreams:
@@ -12,7 +30,7 @@ class SampleStreams:
     drawn on the CPU, in float32, so they are the same on every device and for every dtype.
     """
 
-    def __init__(self, batch: int, generator: torch.Generator) -> None:
+    def __init__(self, batch: int, generator: Generator) -> None:
         seeds = draw_seeds(batch, generator).tolist()
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
@@ -37,8 +55,10 @@ class SampleStreams:
         return drawn.to(like)
 
 
-def draw_seeds(count: int, generator: torch.Generator) -> Tensor:
+def draw_seeds(count: int, generator: Generator) -> Tensor:
     """``count`` seeds; drawing twice continues where the first draw ended."""
+    if isinstance(generator, SeedCounter):
+        return generator.draw(count)
     return torch.randint(2**63 - 1, (count,), generator=generator, device=generator.device).cpu()
 
 

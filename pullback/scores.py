@@ -16,7 +16,7 @@ from .eigen.request import Request, check_request
 from .maps import leave_inference_mode
 from .metrics import Encoder, expected_metric
 from .products import library_call
-from .sampling import SampleStreams, as_generator
+from .sampling import Generator, SampleStreams, SeedCounter, as_generator
 from .traces.spectra import ENTROPY_TOL, estimate_entropies, estimate_trace, is_entropy_accurate
 
 
@@ -72,7 +72,7 @@ def score(
     x: Tensor,
     k: int = 5,
     decoder: Encoder | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     method: str = "auto",
     tol: float = 1e-4,
     warm_start: WarmStart | None = None,
@@ -120,7 +120,8 @@ def score(
     enough = partial(is_entropy_accurate, tol=require_positive("entropy_tol", entropy_tol))
     request = Request(k, method, tol, enough, warm_start=warm_start)
     request = check_request(metric, request)
-    streams = SampleStreams(len(x), as_generator(generator))
+    random = generator if isinstance(generator, SeedCounter) else as_generator(generator)
+    streams = SampleStreams(len(x), random)
     with torch.inference_mode():  # operations on small tensors take less time there
         pairs, spectrum = solve(metric, request, streams)
     warn_of_doubts(pairs, tol)

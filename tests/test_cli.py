@@ -154,7 +154,9 @@ def test_a_folder_that_holds_another_run(place, capsys):
         capsys, score("pair", "run", "--returns", "mean_logvar"), "encoder.factory was declared"
     )
     np.save("other.npy", np.zeros((30, 4, 4), np.float32))
-    refused(capsys, score(data="other.npy"), "data.name was data.npz and is other.npy", "data.sha")
+    refused(
+        capsys, score(data="other.npy"), "data.name was data.npz and is other.npy", "data.bytes"
+    )
     (place / "full").mkdir()
     (place / "full" / "thesis.tex").write_text("")
     refused(capsys, score("declared", "full"), "full is not empty and holds no run")
@@ -201,7 +203,7 @@ def test_images_of_the_wrong_shape_or_content(place, capsys):
     bad = np.zeros((5, 4, 4), np.float32)
     bad[3] = np.nan
     np.save("nan.npy", bad)
-    refused(capsys, score(data="nan.npy"), "image 3 of nan.npy holds NaN or infinite values")
+    refused(capsys, score(out="nan", data="nan.npy"), "image 3 of nan.npy holds NaN or infinite")
     (place / "folder").mkdir()
     refused(capsys, score(data="folder"), "no images in folder")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save("folder/a.png")

@@ -3,12 +3,14 @@
 import json
 import math
 import reprlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from ..arguments import require_choice
 from .atomic import create_text, delete_leftovers, require_own_file
 from .columns import COLUMNS, FORMAT, OPTIONAL, choose_columns
-from .configuration import list_differences
+from .configuration import find_differences
 
 # What it must hold at least, by type: it is read from disk, and not taken for granted.
 _SCHEMA: dict[str, type | dict[str, type]] = {
@@ -21,6 +23,11 @@ _SCHEMA: dict[str, type | dict[str, type]] = {
     "columns": {"eigenvalues": str},
     "versions": {},
 }
+# What may change while the numbers are the same; only the user knows.
+ACCEPTABLE = (
+    *("encoder.factory", "encoder.source_sha256", "versions.pullback", "versions.torch"),
+    *("data.name", "data.modified"),
+)
 _MOST_BYTES, _MOST_SHARDS, _MOST_PER_IMAGE = 2**24, 10**6, 2**30
 
 
@@ -103,31 +110,51 @@ def _require(right: bool, place: str, value: Any) -> None:
         raise ValueError(f"{place} cannot be {reprlib.repr(value)}")
 
 
-def start_or_resume(run: Path, manifest: dict[str, Any]) -> None:
+def start_or_resume(
+    run: Path, manifest: dict[str, Any], accepted: Collection[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
     """Make the folder of a run with this manifest, or see that it holds this very run.
 
     What is there is not written again, so that a finished run may lie on a disk to read from.
 
+    Args:
+        run: the folder.
+        manifest: what the run is to be made from.
+        accepted: places in the manifest where another value is accepted, of :data:`ACCEPTABLE`.
+
+    Returns:
+        the run's own manifest, and what differs from it in the places accepted.
+
     Raises:
         FileExistsError: it holds another run; the message says what differs.
-        ValueError: no run can be made of this manifest.
+        ValueError: no run can be made of this manifest, or a place cannot be accepted.
     """
     check_manifest(manifest)
+    for place in accepted:
+        require_choice("accept_change", place, ACCEPTABLE)
     path, shards = Path(run, "manifest.json"), Path(run, "shards")
     if not path.exists():
         run.mkdir(parents=True, exist_ok=True)
         create_text(path, json.dumps(manifest, indent=2) + "\n")
     # Another process may have been first, with other settings.
-    differences = list_differences(read_manifest(run), manifest)
-    if differences:
+    held = read_manifest(run)
+    differences = find_differences(held, manifest)
+    refused = {place: text for place, text in differences.items() if place not in accepted}
+    if refused:
         raise FileExistsError(
-            f"{run} holds another run: {'; '.join(differences)}; give another folder, or "
-            "repeat that run's settings to resume it"
+            f"{run} holds another run: {'; '.join(refused.values())}; {_way_on(refused)}"
         )
     if not shards.exists():
         shards.mkdir(exist_ok=True)
     for folder in (run, shards):
         delete_leftovers(folder)
+    return held, list(differences.values())
+
+
+def _way_on(refused: Collection[str]) -> str:
+    if set(refused) <= set(ACCEPTABLE):
+        return f"to go on all the same, give --accept-change {' '.join(refused)}"
+    return "give another folder, or repeat that run's settings to resume it"
 
 
 def refuse_foreign_folder(run: Path) -> None:

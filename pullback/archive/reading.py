@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from .atomic import require_own_file
 from .hdf5 import open_to_read
 from .layout import Layout
+from .origin import Origin, read_origin
 
 # What netCDF calls the scale of a dimension without coordinates, which is all that it looks at.
 NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable. {:10}"
 FILTERS = {"compression": "gzip", "shuffle": True, "fletcher32": True}
 _PART_BYTES = 2**25
 _SCALE_PART = 2**16
+_MOST_ORIGIN = 2**24
 
 
 def verify(path: Path, layout: Layout) -> None:
@@ -38,7 +40,7 @@ def tables(path: Path, layout: Layout, names: Iterable[str]) -> Iterator[dict[st
     names = [name for name in names if name in layout.dtypes]
     require_own_file(path)
     with open_to_read(path) as file:
-        own = _text(file, "configuration", layout.configuration) == layout.configuration
+        own = _text(file, "configuration", len(layout.configuration)) == layout.configuration
         if own:
             _check(file, layout)
             step = max(1, _PART_BYTES // max(1, layout.row_bytes(names)))
@@ -48,10 +50,20 @@ def tables(path: Path, layout: Layout, names: Iterable[str]) -> Iterator[dict[st
         raise ValueError(f"{path} belongs to another run; delete it, and give the command again")
 
 
-def _text(file: h5py.File, name: str, expected: str) -> str:
-    """An attribute of the root, if it is a text no longer than the one expected."""
+def origin_of(path: Path) -> Origin:
+    """By whom and how the file says that it was made.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    require_own_file(path)
+    with open_to_read(path) as file:
+        return read_origin(_text(file, "origin", _MOST_ORIGIN))
+
+
+def _text(file: h5py.File, name: str, most: int) -> str:
+    """An attribute of the root, if it is a text of at most so many bytes."""
     attribute = file.attrs.get_id(name)
-    most = len(expected.encode())
     if attribute.shape != () or attribute.dtype.kind != "S" or attribute.dtype.itemsize > most:
         return ""
     return bytes(file.attrs[name]).decode()

@@ -11,6 +11,7 @@ from .atomic import delete_leftovers
 from .columns import COLUMNS
 from .layout import Layout
 from .manifest import read_manifest
+from .origin import gather
 from .shards import list_shards
 
 
@@ -33,7 +34,8 @@ def merge(run: str | Path) -> Path:
     delete_leftovers(archive.parent)
     # Each shard is held against the manifest, and its checksums compared, while it is copied.
     tables = (table for s in shards for table in reading.tables(s.path, s.layout, s.layout.dtypes))
-    writing.write(archive, Layout.of(manifest), tables)
+    origin = gather(reading.origin_of(shard.path) for shard in shards)
+    writing.write(archive, Layout.of(manifest), tables, origin)
     return archive
 
 

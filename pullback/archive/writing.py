@@ -1,5 +1,6 @@
 """One HDF5 file of scores: how columns are laid out, written whole or not at all."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,28 +12,32 @@ from .atomic import move_into_place, temporary_name
 from .columns import COLUMNS, FORMAT
 from .hdf5 import open_to_write
 from .layout import Layout
+from .origin import Origin
 from .reading import FILTERS, NO_VARIABLE, verify
 
 _COORDINATES = {
     "sample": "index of the image in its data set",
     "rank": "rank of the eigenvalue, the largest being 1",
     "input": "index into the flattened image",
+    "latent": "index into the flattened code",
 }
 
 
-def write(path: Path, layout: Layout, tables: Iterable[dict[str, NDArray]]) -> None:
+def write(path: Path, layout: Layout, tables: Iterable[dict[str, NDArray]], origin: Origin) -> None:
     """Write a file, so that it is there whole, flushed and verified, or not.
 
     Args:
         path: the file; its folder exists.
         layout: what it shall hold.
         tables: consecutive samples of all columns, by their names in :data:`COLUMNS`.
+        origin: by whom and how they were made.
     """
     temporary = temporary_name(path)
     try:
         with open_to_write(temporary) as file:
             file.attrs["format"] = FORMAT
             _set_texts(file, Conventions="CF-1.11", configuration=layout.configuration)
+            _set_texts(file, **origin.attributes(json.loads(layout.configuration)))
             _make_scales(file, layout)
             fillers = {name: _Filler(_make_column(file, name, layout)) for name in layout.dtypes}
             for table in tables:
@@ -92,9 +97,8 @@ def _make_column(file: h5py.File, name: str, layout: Layout) -> h5py.Dataset:
         chunks=layout.chunks(name),
         **FILTERS,
     )
-    _set_texts(dataset, units=column.units, long_name=column.long_name)
-    if dtype.kind == "S":
-        _set_texts(dataset, _Encoding="utf-8")
+    _set_texts(dataset, long_name=column.long_name)
+    _set_texts(dataset, **({"_Encoding": "utf-8"} if dtype.kind == "S" else {"units": "1"}))
     if dtype.kind == "f":
         dataset.attrs["_FillValue"] = np.array([np.nan], dtype)
     for axis, dimension in enumerate(column.dimensions):
@@ -105,5 +109,5 @@ def _make_column(file: h5py.File, name: str, layout: Layout) -> h5py.Dataset:
 def _set_texts(target: h5py.HLObject, **texts: str) -> None:
     """Attributes of fixed length: those of any length are kept where no checksum covers them."""
     for name, text in texts.items():
-        raw = text.encode()
+        raw = text.encode("utf-8", "backslashreplace")
         target.attrs.create(name, raw, dtype=h5py.string_dtype("utf-8", len(raw)))

@@ -11,6 +11,7 @@ from pullback import archive
 from pullback.archive import writing
 from pullback.archive.atomic import write_text
 from pullback.archive.columns import FORMAT, OPTIONAL, choose_columns
+from pullback.archive.origin import Origin
 from pullback.archive.reading import verify
 from pullback.archive.shards import list_shards
 
@@ -20,10 +21,12 @@ def columns(count=5, k=3, n=8):
     table = {
         name: g.normal(size=(count, k) if column.dimensions[1:] == ("rank",) else count)
         for name, column in archive.COLUMNS.items()
-        if name not in ("converged", "label", "file", "directions")
+        if column.dtype is None and column.dimensions[-1] in ("sample", "rank")
     }
     table = {name: array.astype(np.float32) for name, array in table.items()}
     table["converged"] = np.ones((count, k), np.int8)
+    table["failed"] = np.zeros(count, np.int8)
+    table["latent_mean"], table["latent_std"] = g.random((2, count, 4), dtype=np.float32)
     table["label"] = np.arange(count)
     table["file"] = np.array([f"bild-ä{i}.png".encode() for i in range(count)])
     table["directions"] = g.normal(size=(count, k, n)).astype(np.float32)
@@ -35,7 +38,7 @@ def make_manifest(count=5, shard_size=2, k=3):
     manifest |= {"data": {"name": "images.npy", "count": count, "event_shape": [8]}}
     manifest |= {"encoder": {"weights": "0123", "outputs": 6, "returns": "mean"}}
     manifest |= {"score": {"k": k, "seed": 0, "dtype": "float32", "method": "auto"}}
-    manifest |= {"sizes": {"rank": k, "input": 8, "character": 12}}
+    manifest |= {"sizes": {"rank": k, "input": 8, "character": 12, "latent": 4}}
     return manifest | {"columns": choose_columns("float32", OPTIONAL)}
 
 
@@ -46,7 +49,7 @@ def make_run(folder, count=5, shard_size=2, k=3):
     table = columns(count, k)
     for shard in list_shards(folder, manifest):
         part = {name: array[shard.start : shard.stop] for name, array in table.items()}
-        writing.write(shard.path, shard.layout, [part])
+        writing.write(shard.path, shard.layout, [part], Origin([{"command": "made"}], "0123"))
     return table
 
 
@@ -54,12 +57,12 @@ def test_a_merged_archive_opens_in_xarray(tmp_path):
     table = make_run(tmp_path)
     path = archive.merge(tmp_path)
     with xarray.open_dataset(path, engine="h5netcdf") as data:
-        assert dict(data.sizes) == {"sample": 5, "rank": 3, "input": 8}
+        assert dict(data.sizes) == {"sample": 5, "rank": 3, "input": 8, "latent": 4}
         np.testing.assert_array_equal(data["sample"], np.arange(5))
         np.testing.assert_array_equal(data["rank"], [1, 2, 3])
         for name, column in archive.COLUMNS.items():
             assert data[name].dims == tuple(d for d in column.dimensions if d != "character")
-            assert data[name].attrs["units"] == column.units
+            assert data[name].attrs.get("units") == (None if name == "file" else "1")
             assert data[name].attrs["long_name"] == column.long_name
             found = (
                 np.char.encode(data[name].astype(str), "utf-8") if name == "file" else data[name]

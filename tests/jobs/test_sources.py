@@ -10,7 +10,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from pullback.jobs import from_array, open_images
-from pullback.jobs.sources import read_idx
+from pullback.jobs.arrays import read_idx
 
 
 def write_idx(path, array):
@@ -75,14 +75,56 @@ def test_folder_in_the_order_of_names(tmp_path, mode, channels):
     np.testing.assert_allclose(images.read(0, 4), expected, rtol=1e-6)
 
 
-def test_the_digest_depends_on_values_and_labels():
+def test_the_checksum_of_arrays_depends_on_values_and_labels():
     pixels, labels = bytes_images(5, 4, 4), np.arange(5)
     path = Path("memory")
-    one = from_array(path, pixels, labels).digest()
-    assert one == from_array(path, pixels.copy(), labels.copy()).digest()
-    assert one != from_array(path, pixels, labels[::-1]).digest()
+    one = from_array(path, pixels, labels).facts
+    assert one == from_array(path, pixels.copy(), labels.copy()).facts
+    assert one != from_array(path, pixels, labels[::-1]).facts
     pixels[3, 2, 1] ^= 1
-    assert one != from_array(path, pixels, labels).digest()
+    assert one != from_array(path, pixels, labels).facts
+
+
+def test_the_facts_of_a_folder_tell_when_a_file_changes(tmp_path):
+    for name in "abc":
+        Image.fromarray(bytes_images(8, 8)).save(tmp_path / f"{name}.png")
+    images = open_images(tmp_path)
+    assert images.facts == open_images(tmp_path).facts
+    os.utime(tmp_path / "b.png", (0, 0))
+    assert images.facts["listing"] == open_images(tmp_path).facts["listing"]
+    assert images.facts["modified"] != open_images(tmp_path).facts["modified"]
+    assert len(images.read(0, 1)) == len(images.read(2, 3)) == 1
+    with pytest.raises(ValueError, match=r"b\.png has changed since its images were listed"):
+        images.read(0, 3)
+    (tmp_path / "d.png").write_bytes((tmp_path / "a.png").read_bytes())
+    assert images.facts["listing"] != open_images(tmp_path).facts["listing"]
+
+
+def test_an_array_on_disk_is_not_read_when_it_is_opened(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((3, 4), np.float32))
+    images = open_images(path)
+    assert images.facts == {"bytes": "176", "modified": str(path.stat().st_mtime_ns)}
+    assert images.read(0, 2).shape == (2, 4)
+    os.utime(path, (0, 0))
+    with pytest.raises(ValueError, match=r"a\.npy has changed since its images were listed"):
+        images.read(0, 2)
+
+
+def test_a_folder_is_listed_and_its_images_are_not_opened(tmp_path, monkeypatch):
+    for name in "abc":
+        Image.fromarray(bytes_images(8, 8)).save(tmp_path / f"{name}.png")
+    opened, real = [], Image.open
+
+    def noting(file, **more):
+        opened.append(file.name)
+        return real(file, **more)
+
+    monkeypatch.setattr(Image, "open", noting)
+    images = open_images(tmp_path)
+    assert opened == ["a.png"]
+    images.read(1, 2)
+    assert opened == ["a.png", "b.png"]
 
 
 def test_a_value_that_is_not_finite_is_named_by_its_image(tmp_path):
@@ -90,8 +132,9 @@ def test_a_value_that_is_not_finite_is_named_by_its_image(tmp_path):
     array[6, 2] = np.nan
     np.save(tmp_path / "a.npy", array)
     images = open_images(tmp_path / "a.npy")
+    images.read_finite(0, 6)
     with pytest.raises(ValueError, match=r"image 6 of .*a\.npy holds NaN or infinite values"):
-        images.digest()
+        images.read_finite(3, 9)
 
 
 def test_nothing_there(tmp_path):
@@ -161,22 +204,22 @@ def test_damaged_or_unsuitable_folders(tmp_path):
     Image.fromarray(bytes_images(8, 8)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"b\.png cannot be read as an image"):
-        open_images(tmp_path)
+        open_images(tmp_path).read(0, 2)
     Image.fromarray(bytes_images(8, 9)).save(tmp_path / "b.png")
     with pytest.raises(ValueError, match=r"b\.png is 9×8 gray but a\.png is 8×8 gray; all"):
-        open_images(tmp_path)
+        open_images(tmp_path).read(0, 2)
     Image.fromarray(bytes_images(8, 8, 3)).save(tmp_path / "b.png")
     with pytest.raises(ValueError, match=r"b\.png is 8×8 colour but a\.png is 8×8 gray"):
-        open_images(tmp_path)
+        open_images(tmp_path).read(0, 2)
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "b.png")
     with pytest.raises(ValueError, match=r"b\.png has mode I;16; images of 8 bits"):
-        open_images(tmp_path)
+        open_images(tmp_path).read(0, 2)
     # A header that is whole and pixels that are not.
     Image.fromarray(bytes_images(8, 8)).save(tmp_path / "b.png")
     whole = (tmp_path / "b.png").read_bytes()
     (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"b\.png cannot be read as an image"):
-        open_images(tmp_path).digest()
+        open_images(tmp_path).read(0, 2)
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n"
@@ -187,7 +230,7 @@ def test_only_formats_of_images_are_read(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(POSTSCRIPT)
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("it started"))
     with pytest.raises(ValueError, match=r"a\.png cannot be read as an image"):
-        open_images(tmp_path).digest()
+        open_images(tmp_path).read(0, 2)
 
 
 @pytest.mark.parametrize("side", [8193, 9_500, 30_000])

@@ -1,0 +1,128 @@
+"""Images of one shape, from wherever: read a slice at a time, and known by cheap facts."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Images:
+    """``count`` images of one shape.
+
+    Attributes:
+        path: where they come from.
+        count: how many.
+        event_shape: shape of one image, with the channel first.
+        read: ``read(start, stop)`` gives ``(stop − start, *event_shape)``, float64 if they are
+            stored so, else float32; bytes become numbers in [0, 1]. A ValueError says which image
+            cannot be read, or has changed since the images were opened.
+        labels: ``(count,)`` int64, or None where unknown.
+        names: file names within the folder, or None if the images do not come from one.
+        facts: what tells these images from others without reading all of them.
+    """
+
+    path: Path
+    count: int
+    event_shape: tuple[int, ...]
+    read: Callable[[int, int], NDArray[np.floating]]
+    labels: NDArray[np.int64] | None = None
+    names: list[str] | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def read_finite(self, start: int, stop: int) -> NDArray[np.floating]:
+        """What ``read`` gives.
+
+        Raises:
+            ValueError: an image cannot be read, or holds NaN or infinite values; it is named.
+        """
+        images = self.read(start, stop)
+        finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
+        if not finite.all():
+            bad = start + int(np.argmin(finite))
+            raise ValueError(f"image {bad} of {self.path} holds NaN or infinite values")
+        return images
+
+    def describe(self, start: int, stop: int) -> dict[str, NDArray]:
+        """Labels and file names of some images, where there are any, as columns."""
+        columns: dict[str, NDArray] = {}
+        if self.labels is not None:
+            columns["label"] = self.labels[start:stop]
+        if self.names is not None:
+            columns["file"] = np.array([name.encode() for name in self.names[start:stop]])
+        return columns
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Size and time of a file: another one means that its content may be another."""
+
+    bytes: int
+    modified: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Stamp":
+        """That of a file as the system describes it."""
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+def require_unchanged(path: Path, stamp: Stamp) -> None:
+    """Refuse a file that is no longer what it was when it was opened first."""
+    if Stamp.of(path.stat()) != stamp:
+        raise ValueError(f"{path} has changed since its images were listed; score into a new run")
+
+
+def from_array(
+    path: Path,
+    images: NDArray,
+    labels: NDArray | None = None,
+    facts: dict[str, str] | None = None,
+) -> Images:
+    """Images that are in memory; ``path`` is what they are called.
+
+    Args:
+        path: a name for messages and for the manifest.
+        images: ``(n, *event)``, uint8 (divided by 255 when read) or floating point.
+        labels: ``(n,)`` integers.
+        facts: see :class:`Images`; a checksum of all values by default.
+
+    Raises:
+        ValueError: another shape or dtype.
+    """
+    if images.ndim < 2 or images.size == 0:
+        raise ValueError(f"{path} holds an array of shape {images.shape}; (n, *event) is needed")
+    if images.dtype != np.uint8 and images.dtype.kind != "f":
+        raise ValueError(
+            f"{path} holds {images.dtype} values; uint8 (0 to 255) or floating point is needed"
+        )
+    if labels is not None:
+        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"the labels of {path} are {labels.dtype} of shape {labels.shape}; "
+                f"({len(images)},) integers are needed"
+            )
+        labels = labels.astype(np.int64)
+
+    def read(start: int, stop: int) -> NDArray[np.floating]:
+        part = images[start:stop]
+        if images.dtype == np.uint8:
+            return part.astype(np.float32) / np.float32(255)
+        return part.astype(np.float64 if images.dtype == np.float64 else np.float32)
+
+    if facts is None:
+        facts = {"sha256": _hash_arrays(images, labels)}
+    return Images(path, len(images), tuple(images.shape[1:]), read, labels, facts=facts)
+
+
+def _hash_arrays(*arrays: NDArray | None) -> str:
+    """SHA-256 of dtype, shape and values."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        if array is not None:
+            sha.update(f"{array.dtype.str} {array.shape}".encode())
+            sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()

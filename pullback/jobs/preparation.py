@@ -1,0 +1,116 @@
+"""What a run is made from, before any work: encoder, images and settings, as its manifest."""
+
+import hashlib
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..archive.columns import FORMAT, choose_columns
+from ..arguments import plain, require_integer
+from ..maps import Map, Signature
+from ..version import __version__
+from .settings import Settings
+from .sources import Images
+
+_MOST_LATENTS = 1024
+
+
+def prepare(
+    encoder: Map,
+    images: Images,
+    settings: Settings,
+    *,
+    shard_size: int = 512,
+    device: torch.device | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The manifest of a run. Of the images, only the first two are read.
+
+    Args:
+        encoder: the map to score.
+        images: the data set.
+        settings: see :class:`Settings`.
+        shard_size: images per shard.
+        device: where the encoder is; the CPU by default.
+        provenance: further facts about the encoder that two runs must share to be the same run.
+
+    Raises:
+        TypeError, ValueError: encoder, images or settings cannot be used.
+    """
+    require_integer("shard_size", shard_size, 1)
+    require_integer("k", settings.k, 1, math.prod(images.event_shape), "N")
+    dtype = dtype_of(encoder)
+    signature = _check_first(encoder, images, dtype, device)
+    if settings.latents is None:
+        settings = replace(settings, latents=signature.mean_shape.numel() <= _MOST_LATENTS)
+    sizes = _optional_sizes(images, settings, signature)
+    return {
+        "format": FORMAT,
+        "encoder": {
+            **(provenance or {}),
+            "returns": encoder.returns,
+            "pick": list(encoder.pick) if isinstance(encoder.pick, tuple) else encoder.pick,
+            "outputs": signature.num_outputs,
+            "weights": _hash_tensors(encoder),
+        },
+        "data": {
+            "name": images.path.name,
+            "count": images.count,
+            "event_shape": list(images.event_shape),
+            **images.facts,
+        },
+        "score": {**vars(settings), "dtype": plain(dtype)},
+        "shard_size": shard_size,
+        "sizes": {"rank": settings.k} | {name: n for size in sizes.values() for name, n in size},
+        "columns": choose_columns(plain(dtype), sizes),
+        "versions": {"pullback": __version__, "torch": torch.__version__},
+    }
+
+
+def dtype_of(encoder: Map) -> torch.dtype:
+    """float64 if that is the encoder's own, else float32."""
+    tensors = [t for module in encoder.modules() for t in module.parameters()]
+    floating = [t.dtype for t in tensors if t.is_floating_point()]
+    return torch.float64 if floating and floating[0] == torch.float64 else torch.float32
+
+
+def _optional_sizes(
+    images: Images, settings: Settings, signature: Signature
+) -> dict[str, list[tuple[str, int]]]:
+    """The optional columns of the run, with the lengths of dimensions that they bring along."""
+    sizes: dict[str, list[tuple[str, int]]] = {}
+    latent = [("latent", signature.mean_shape.numel())]
+    if settings.latents:
+        sizes["latent_mean"] = latent
+    if settings.latents and signature.std_shape is not None:
+        sizes["latent_std"] = latent
+    if settings.directions:
+        sizes["directions"] = [("input", math.prod(images.event_shape))]
+    if images.labels is not None:
+        sizes["label"] = []
+    if images.names is not None:
+        sizes["file"] = [("character", max(len(name.encode()) for name in images.names))]
+    return sizes
+
+
+def _check_first(
+    encoder: Map, images: Images, dtype: torch.dtype, device: torch.device | None
+) -> Signature:
+    """Refuse what can be wrong with the encoder, before any work; what it returns."""
+    samples = torch.from_numpy(images.read(0, min(2, images.count)))
+    try:
+        return encoder.check(samples.to(device, dtype))
+    except ValueError as error:
+        raise ValueError(f"{error} (tried on the first images of {images.path})") from error
+
+
+def _hash_tensors(encoder: Map) -> str:
+    """SHA-256 of every parameter and buffer that the encoder uses, wherever it finds them."""
+    sha = hashlib.sha256()
+    named = [pair for module in encoder.modules() for pair in module.state_dict().items()]
+    for name, tensor in [*named, *(("", tensor) for tensor in encoder.constants())]:
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()

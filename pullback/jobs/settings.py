@@ -1,0 +1,40 @@
+"""What decides the numbers of a run, beside encoder and images."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..arguments import require_choice, require_integer, require_positive
+from ..eigen import METHODS
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides the numbers of a run, beside encoder and images.
+
+    Attributes:
+        k: eigenpairs per image.
+        seed: of the Krylov starts and probes.
+        directions: whether the eigenvectors are stored too.
+        method: see :func:`pullback.score`; ``"nystrom"`` learns its sketch anew in every shard, so
+            that a shard does not depend on those before it.
+        tol: see :func:`pullback.score`.
+        latents: whether mean and standard deviation of the codes are stored too; None for where a
+            code has at most 1024 numbers.
+    """
+
+    k: int = 5
+    seed: int = 0
+    directions: bool = False
+    method: str = "auto"
+    tol: float = 1e-4
+    latents: bool | None = None
+
+    def __post_init__(self) -> None:
+        require_choice("method", self.method, ("auto", *METHODS))
+        require_integer("seed", self.seed, 0, 2**63 - 1)
+        require_positive("tol", self.tol)
+
+    @classmethod
+    def of(cls, manifest: dict[str, Any]) -> "Settings":
+        """Those of a run."""
+        return cls(**{field.name: manifest["score"][field.name] for field in fields(cls)})

@@ -1,0 +1,54 @@
+"""A shard is a function of encoder, images, manifest and range, whoever computes it."""
+
+import numpy as np
+import torch
+
+import pullback as pb
+from pullback import archive
+from pullback.archive.shards import list_shards
+from pullback.jobs import Settings, from_array
+from pullback.jobs.preparation import prepare
+from pullback.jobs.shards import score_shard
+from tests.conftest import SmoothEncoder
+
+
+def parts(tmp_path, count=20):
+    encoder = pb.as_map(SmoothEncoder(12, 6), "mean_logvar")
+    pixels = np.random.default_rng(0).random((count, 12), dtype=np.float32)
+    return encoder, from_array(tmp_path / "x.npy", pixels, np.arange(count))
+
+
+def test_a_shard_alone_equals_that_of_a_run(tmp_path):
+    encoder, images = parts(tmp_path)
+    settings = Settings(k=3, directions=True, method="golub-kahan")
+    pb.score_images(encoder, images, tmp_path / "run", settings, shard_size=8)
+    manifest = prepare(encoder, images, settings, shard_size=8)
+    assert manifest == archive.read_manifest(tmp_path / "run")
+    last = list(list_shards(tmp_path / "run", manifest))[-1]
+    scored = score_shard(encoder, images, manifest, last.layout)
+    for name, column in archive.read(tmp_path / "run").items():
+        np.testing.assert_array_equal(scored.columns[name], column[16:])
+
+
+def test_columns_and_layout_agree(tmp_path):
+    encoder, images = parts(tmp_path)
+    manifest = prepare(encoder, images, Settings(k=3, directions=True), shard_size=8)
+    for shard in list_shards(tmp_path, manifest):
+        scored = score_shard(encoder, images, manifest, shard.layout, batch_size=3)
+        assert scored.columns.keys() == shard.layout.dtypes.keys()
+        for name, column in scored.columns.items():
+            assert column.shape == shard.layout.shape(name)
+            assert column.dtype == shard.layout.dtypes[name]
+
+
+def test_preparing_reads_two_images_only(tmp_path):
+    _, images = parts(tmp_path, 1)
+    read = []
+
+    def noted(start, stop):
+        read.append((start, stop))
+        return np.zeros((stop - start, 12), np.float32)
+
+    million = pb.jobs.Images(images.path, 10**6, (12,), noted)
+    prepare(pb.as_map(torch.nn.Linear(12, 6)), million, Settings(k=2))
+    assert read == [(0, 2)]
