@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .arguments import require_tensor
 from .maps import Map, arrange_given, as_map, leave_inference_mode
-from .operators import PREFIX, JacobianOperator, PullbackMetric, refuse_transforms
+from .operators import PREFIX, JacobianOperator, PullbackMetric
+from .products import refuse_transforms
 from .sampling import SampleStreams, as_generator
 
 Encoder = Map | Callable[..., Any]

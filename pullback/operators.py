@@ -4,7 +4,6 @@ Rules of linear_operator that shape this file: positional arguments are what bat
 on; every tensor that autograd may want is an argument; ``__init__`` runs again for each product.
 """
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,15 +19,16 @@ from .products import (
     Linearization,
     RecentLinearizations,
     find_once,
+    identity,
+    identity_blocks,
+    in_transform,
     linearize,
+    refuse_transforms,
+    with_batch_as_columns,
 )
 
 # Marks the keyword arguments of JacobianOperator that are the map's own tensors.
 PREFIX = "parameter."
-# Private in PyTorch: without it, PyTorch's own words on transforms have to do.
-innermost_transform: Callable[[], object] = getattr(
-    getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None
-)
 
 
 class OperatorOfProducts(LinearOperator):
@@ -173,7 +173,7 @@ class JacobianOperator(OperatorOfProducts):
         refuse_transforms()
         linearization = self._linearization()
         product = linearization.vjp if transposed else linearization.jvp
-        return _with_batch_as_columns(product, rhs, self.batch_shape)
+        return with_batch_as_columns(product, rhs, self.batch_shape)
 
     def _getitem(self, row_index: Any, col_index: Any, *batch_indices: Any) -> LinearOperator:
         chosen = super()._getitem(row_index, col_index, *batch_indices)
@@ -226,8 +226,8 @@ class JacobianOperator(OperatorOfProducts):
         """The matrix itself, ``(*batch, M, N)``, from M VJPs or N JVPs, whichever are fewer."""
         rows, columns = self.shape[-2:]
         if rows < columns:
-            return self.mT._matmul(_identity(self, rows)).mT
-        return self._matmul(_identity(self, columns))
+            return self.mT._matmul(identity(self, rows)).mT
+        return self._matmul(identity(self, columns))
 
 
 class PullbackMetric(OperatorOfProducts):
@@ -282,12 +282,12 @@ class PullbackMetric(OperatorOfProducts):
         rows, columns = self.jacobian.shape[-2:]
         parts = []
         if rows < columns:
-            for block in _identity_blocks(self, rows):
+            for block in identity_blocks(self, rows):
                 J = self.jacobian._t_matmul(block)
                 MJ = J if self.weight is None else self.jacobian._t_matmul(self.weighted(block))
                 parts.append((J * MJ).sum(-1))
             return torch.stack(parts).sum(0)
-        for block in _identity_blocks(self, columns):
+        for block in identity_blocks(self, columns):
             J = self.jacobian._matmul(block)
             parts.append((J * self.weighted(J)).sum(-2))
         return torch.cat(parts, dim=-1)
@@ -305,21 +305,6 @@ class PullbackMetric(OperatorOfProducts):
         return J.mT @ self.weighted(J)
 
 
-def in_transform() -> bool:
-    """Whether a transform of ``torch.func`` (grad, jvp, vmap, …) is at work."""
-    return innermost_transform() is not None
-
-
-def refuse_transforms() -> None:
-    """Raise a RuntimeError within a transform of ``torch.func``, which says what to write."""
-    if in_transform():
-        raise RuntimeError(
-            "transforms of torch.func (grad, jvp, vmap, …) do not reach through an encoder's "
-            "Jacobian: for gradients write torch.autograd.grad(f(x), x, create_graph=True) with "
-            "x.requires_grad_(), and instead of vmap give the whole batch"
-        )
-
-
 def _weight_for(jacobian: LinearOperator, weight: LinearOperator | Tensor) -> LinearOperator:
     square = (jacobian.shape[-2],) * 2
     if weight.shape[-2:] != square:
@@ -331,39 +316,3 @@ def _weight_for(jacobian: LinearOperator, weight: LinearOperator | Tensor) -> Li
     if operator.batch_shape == jacobian.batch_shape:
         return operator
     return operator.expand(*jacobian.batch_shape, *square)
-
-
-def _with_batch_as_columns(
-    product: Callable[[Tensor], Tensor], rhs: Tensor, batch: torch.Size
-) -> Tensor:
-    """Apply a product that knows ``(B, n, C)`` only, B = batch.numel(), to any broadcasting rhs.
-
-    Batch dimensions that the operator does not have are further columns: its primal work is
-    not repeated for them.
-    """
-    if rhs.shape[:-2] == batch and len(batch) == 1:
-        return product(rhs)
-    target = torch.broadcast_shapes(batch, rhs.shape[:-2])
-    own = (1,) * (len(target) - len(batch)) + tuple(batch)
-    kept = [i for i, size in enumerate(target) if own[i] == size]
-    folded = [i for i, size in enumerate(target) if own[i] != size]
-    order = [*kept, len(target), *folded, len(target) + 1]
-    moved = rhs.expand(*target, *rhs.shape[-2:]).permute(order)
-    columns = moved.shape[len(kept) + 1 :]
-    result = product(moved.reshape(batch.numel(), rhs.shape[-2], columns.numel()))
-    result = result.reshape(*(target[i] for i in kept), result.shape[1], *columns)
-    inverse = sorted(range(len(order)), key=order.__getitem__)
-    return result.permute(inverse).contiguous()
-
-
-def _identity(operator: LinearOperator, size: int) -> Tensor:
-    return torch.eye(size, dtype=operator.dtype, device=operator.device)
-
-
-def _identity_blocks(operator: LinearOperator, size: int) -> Iterator[Tensor]:
-    """Columns of the identity, as many at a time as keep a product under MAX_BLOCK numbers."""
-    width = max(1, MAX_BLOCK // (operator.batch_shape.numel() * operator.shape[-1]))
-    index = torch.arange(size, device=operator.device)
-    for block in index.split(width):
-        unit = (index[:, None] == block).to(operator.dtype)
-        yield unit.expand(*operator.batch_shape, *unit.shape)

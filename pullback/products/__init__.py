@@ -1,10 +1,11 @@
 """J v and Jᵀu of a function at a point; the primal work is done once."""
 
-from .blocks import MAX_BLOCK
+from .blocks import MAX_BLOCK, identity, identity_blocks, with_batch_as_columns
 from .cache import Linearization, RecentLinearizations, find_once
 from .calls import library_call
 from .double_backward import AutogradLinearization
 from .linearize import linearize
+from .transforms import in_transform, refuse_transforms
 
 __all__ = [
     "MAX_BLOCK",
@@ -12,6 +13,11 @@ __all__ = [
     "Linearization",
     "RecentLinearizations",
     "find_once",
+    "identity",
+    "identity_blocks",
+    "in_transform",
     "library_call",
     "linearize",
+    "refuse_transforms",
+    "with_batch_as_columns",
 ]
