@@ -86,7 +86,7 @@ def expected_metric(
         blocks = J.num_outputs // mean[0].numel()
         each = IdentityLinearOperator(blocks, batch_shape=batch, dtype=x.dtype, device=x.device)
         weight = KroneckerProductLinearOperator(each, weight)
-    return PullbackMetric(J, weight)
+    return PullbackMetric(J, weight, checked=True)
 
 
 def sampled_metric(

@@ -26,6 +26,7 @@ from .products import (
     refuse_transforms,
     with_batch_as_columns,
 )
+from .weights import weight_for
 
 # Marks the keyword arguments of JacobianOperator that are the map's own tensors.
 PREFIX = "parameter."
@@ -239,17 +240,30 @@ class PullbackMetric(OperatorOfProducts):
         jacobian: any linear operator ``(*batch, M, N)``; a tensor is taken as a dense one.
         weight: symmetric positive semi-definite, ``(*batch, M, M)`` or broadcasting to it, a
             linear operator or a tensor; the identity if absent.
+        checked: whether the weight is known to be that already, as in operators made from this one.
+            Otherwise it is looked at here, once: a tensor of up to 1024 rows or a diagonal whole,
+            anything else by 24 products. Pullback metrics are semi-definite as they are made.
 
     Raises:
-        ValueError: the shapes do not match.
+        TypeError: the weight is no operator or tensor, or of another dtype than the Jacobian.
+        ValueError: the shapes do not match; the weight is NaN, not symmetric, or indefinite.
     """
 
     def __init__(
-        self, jacobian: LinearOperator | Tensor, weight: LinearOperator | Tensor | None = None
+        self,
+        jacobian: LinearOperator | Tensor,
+        weight: LinearOperator | Tensor | None = None,
+        *,
+        checked: bool = False,
     ) -> None:
         J: LinearOperator = to_linear_operator(jacobian)
-        M: LinearOperator | None = None if weight is None else _weight_for(J, weight)
-        super().__init__(*((J,) if M is None else (J, M)))
+        if weight is None:
+            super().__init__(J)
+            self.jacobian, self.weight = J, None
+            return
+        known = checked or isinstance(weight, PullbackMetric) or in_transform()
+        M = weight_for(J, weight, known)
+        super().__init__(J, M, checked=True)
         self.jacobian, self.weight = J, M
 
     def _size(self) -> torch.Size:
@@ -257,10 +271,13 @@ class PullbackMetric(OperatorOfProducts):
 
     def _transpose_nonbatch(self) -> "PullbackMetric":
         # The values are symmetric; a gradient with respect to the weight's entries is not.
-        return self if self.weight is None else self.__class__(self.jacobian, self.weight.mT)
+        if self.weight is None:
+            return self
+        return self.__class__(self.jacobian, self.weight.mT, **self._kwargs)
 
     def _expand_batch(self, batch_shape: torch.Size) -> "PullbackMetric":
-        return self.__class__(*(arg._expand_batch(batch_shape) for arg in self._args))
+        args = (arg._expand_batch(batch_shape) for arg in self._args)
+        return self.__class__(*args, **self._kwargs)
 
     def _matmul(self, rhs: Tensor) -> Tensor:
         if rhs.ndim == 1:
@@ -303,16 +320,3 @@ class PullbackMetric(OperatorOfProducts):
         """The matrix itself, ``(*batch, N, N)``: for tests and small N."""
         J = self.jacobian.to_dense()
         return J.mT @ self.weighted(J)
-
-
-def _weight_for(jacobian: LinearOperator, weight: LinearOperator | Tensor) -> LinearOperator:
-    square = (jacobian.shape[-2],) * 2
-    if weight.shape[-2:] != square:
-        raise ValueError(
-            f"the weight must have shape (..., {square[0]}, {square[0]}) for a Jacobian "
-            f"of shape {tuple(jacobian.shape)}, got {tuple(weight.shape)}"
-        )
-    operator = to_linear_operator(weight)
-    if operator.batch_shape == jacobian.batch_shape:
-        return operator
-    return operator.expand(*jacobian.batch_shape, *square)

@@ -15,6 +15,7 @@ ORDER = (
     "products",
     "maps",
     "indexing",
+    "weights",
     "operators",
     "metrics",
     "eigen",

@@ -46,9 +46,10 @@ def dual(metric: PullbackMetric, request: Request, streams: SampleStreams) -> So
 def _from_rows(metric: PullbackMetric, k: int, start: int) -> tuple[Tensor, Tensor, Tensor]:
     J = metric.jacobian.to_dense()
     require_finite(J, DERIVATIVE, start)
-    root = None if metric.weight is None else square_root(metric.weight.to_dense().double())
-    if root is not None:
-        J = (root @ J.double()).to(J.dtype)
+    if metric.weight is not None:
+        M = metric.weight.to_dense().double()
+        require_finite(M, "the weight is NaN or infinite", start)
+        J = (square_root(M) @ J.double()).to(J.dtype)
     rows = J.double()
     values, u = descending_eigh(rows @ rows.mT)
     return values, J.mT @ u[..., :k].to(J.dtype), u
