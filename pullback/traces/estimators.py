@@ -14,7 +14,7 @@ from torch import Tensor
 from ..arguments import require_finite, require_integer, require_square
 from ..products import library_call
 from ..sampling import SampleStreams, as_generator
-from .probes import Complement, sampling_error
+from .probes import Complement, sampling_error, student
 from .records import Estimate
 
 
@@ -94,9 +94,10 @@ def xtrace(
 
     Returns:
         :class:`Estimate`, ``(*batch,)`` in the operator's dtype; not differentiable. The error is
-        √2 times that of m independent estimates: any two vectors probe what the other left out,
-        and to leading order that doubles the variance. (The scatter of the m, proposed in the
-        paper, is too small by as much where the spectrum decays slowly.)
+        that of m correlated estimates: any two vectors probe what the other left out, which to
+        leading order doubles the variance of the mean, and multiplies it where the sketch only just
+        holds the leading part of the spectrum. (The scatter of the m, proposed in the paper, is too
+        small by as much.)
 
     Raises:
         TypeError, ValueError: as for :func:`hutchinson`.
@@ -116,17 +117,67 @@ def xtrace(
     # As A is symmetric and AΩ = QR, small matrices know all of v_i = ω_i − Q x_i but its residual,
     # which takes P_i A v_i with the projector P_i = I − QQᵀ + s_i s_iᵀ.
     X = W - S * _dots(S, W).unsqueeze(-2)
-    HX = H @ X
+    HX, HS = H @ X, H @ S
+    raw = _dots(W, R) - 2 * _dots(X, R) + _dots(X, HX)
     scales = (N - m + 1) / (N - _dots(X, X))
-    forms = scales * (_dots(W, R) - 2 * _dots(X, R) + _dots(X, HX))
-    resolved = H.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) - _dots(S, H @ S)
+    forms = scales * raw
+    left_out = _dots(S, HS)
+    resolved = H.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) - left_out
 
     v = Omega - Q @ _as(Q, X)
     images = Q @ _as(Q, HX + S * _dots(S, R - HX).unsqueeze(-2)) - AQ @ _as(Q, X)
-    residuals = images - _as(Q, forms / (N - m + 1)).unsqueeze(-2) * v
-    squared_residuals = scales * residuals.double().square().sum(-2)
-    error = 2**0.5 * sampling_error(squared_residuals, N)
+    quotients = forms / (N - m + 1)
+    residuals = images - _as(Q, quotients).unsqueeze(-2) * v
+    # The form of one vector tells its own variance, too low where the form is; what all the vectors
+    # together know of s_i is the same for any v.
+    squared = torch.maximum(
+        scales * residuals.double().square().sum(-2), (left_out - quotients).square()
+    )
+    changes = _changes(N, (S, HS, left_out), (W, R, X, HX), raw, scales)
+    variance = 2 * squared.mean(-1)
+    shared = (changes * changes.mT).sum((-2, -1)) / (m * (m - 1))
+    # No less than to leading order, and no more than between equal estimates.
+    shared = shared.nan_to_num(0.0).clamp(variance / m, variance)
+    error = student(m) * (variance / m + shared).sqrt()
     return Estimate((resolved + forms).mean(-1), error).to(operator.dtype)
+
+
+def _changes(
+    N: int,
+    directions: tuple[Tensor, Tensor, Tensor],
+    vectors: tuple[Tensor, Tensor, Tensor, Tensor],
+    raw: Tensor,
+    scales: Tensor,
+) -> Tensor:
+    """T_i − T_{i∖j}: what vector j's part of the sketch changes in estimate i, ``(*batch, m, m)``.
+
+    T_{i∖j} leaves j out of the sketch as well. Given the sketch of all the others, T_{i∖j} and
+    T_{j∖i} are independent, and neither T_i nor T_{i∖j} is biased by what ω_j is. So the covariance
+    of T_i and T_j is the expectation of (T_i − T_{i∖j})(T_j − T_{j∖i}).
+
+    Leaving out j too takes d = (s_j − g s_i)/√(1 − g²) out of Q, g = s_iᵀs_j, and adds d(dᵀω_i) to
+    v_i: all that follows is in terms of dᵀω_i, dᵀHd and the like.
+    """
+    S, HS, left_out = directions
+    W, R, X, HX = vectors
+    m = S.shape[-1]
+    g = S.mT @ S
+    same = torch.eye(m, dtype=torch.bool, device=g.device)
+    squared_length = (1 - g.square()).masked_fill(same, 1.0)
+
+    def along(columns: Tensor) -> Tensor:
+        """dᵀy_i for columns y_i."""
+        products = columns.mT @ S
+        own = products.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+        return (products - g * own) / squared_length.sqrt()
+
+    dHd = left_out.unsqueeze(-2) - 2 * g * (S.mT @ HS) + g.square() * left_out.unsqueeze(-1)
+    dHd = dHd / squared_length
+    step = along(W)
+    form = raw.unsqueeze(-1) + 2 * step * (along(R) - along(HX)) + step.square() * dHd
+    scale = (N - m + 2) / (N - _dots(X, X).unsqueeze(-1) + step.square())
+    changes = (scales * raw).unsqueeze(-1) - scale * form + dHd
+    return changes.masked_fill(same, 0.0)
 
 
 def _streams(operator: LinearOperator, generator: torch.Generator | None) -> SampleStreams:

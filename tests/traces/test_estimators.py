@@ -1,5 +1,7 @@
 """Hutchinson, Hutch++ and XTrace: unbiased, with errors that hold, exact where they should be."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 
 import pullback as pb
 from pullback.sampling import SampleStreams
-from pullback.traces import hutch_plus_plus, hutchinson, xtrace
+from pullback.traces import estimators, hutch_plus_plus, hutchinson, xtrace
 from pullback.traces.probes import Complement, student
 from tests.eigen.test_eigsh import geometric
 
@@ -58,6 +60,44 @@ def test_unbiased_and_within_two_standard_errors(estimator, spectrum, probes):
     # Nor are the errors claimed larger than they need be.
     widest = 2.5 * student(1 if probes == 6 else 6)
     assert estimate.std_error.square().mean() ** 0.5 <= widest * error.std() + rounding
+
+
+@pytest.mark.parametrize("probes", [4, 6, 8, 10, 20, 50])
+@pytest.mark.parametrize("more", [-1, 0, 1])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_errors_hold_where_the_sketch_only_just_holds_a_step(estimator, more, probes):
+    # As many large eigenvalues as the sketch of XTrace has vectors, one fewer, and one more.
+    eigenvalues = torch.full((N,), 1e-3, dtype=torch.float64)
+    eigenvalues[: probes // 2 + more] = 1.0
+    estimate = estimator(DiagLinearOperator(eigenvalues.expand(300, N)), probes)
+    error = (estimate.value - eigenvalues.sum()).abs()
+    assert (error <= 2 * estimate.std_error).double().mean() >= 0.9
+
+
+def test_what_a_vector_changes_in_the_estimate_of_another():
+    n, m = 12, 4
+    A = symmetric(torch.linspace(-1, 3, n))
+    omega = torch.randn(n, m, dtype=torch.float64)
+    omega = omega * n**0.5 / omega.norm(dim=0)
+
+    def estimate(i: int, without: set[int]) -> Tensor:
+        sketched = [j for j in range(m) if j not in without]
+        Q = torch.linalg.qr(A @ omega[:, sketched])[0]
+        v = omega[:, i] - Q @ (Q.mT @ omega[:, i])
+        return (Q.mT @ A @ Q).trace() + (n - len(sketched)) * (v @ A @ v) / (v @ v)
+
+    expected = torch.zeros(m, m, dtype=torch.float64)
+    for i, j in itertools.permutations(range(m), 2):
+        expected[i, j] = estimate(i, {i}) - estimate(i, {i, j})
+    Q, R = torch.linalg.qr(A @ omega)
+    H, W, S = Q.mT @ A @ Q, Q.mT @ omega, estimators._left_out_directions(R, 1e-16)
+    X = W - S * (S * W).sum(0)
+    raw = (W * R - 2 * X * R + X * (H @ X)).sum(0)
+    scales = (n - m + 1) / (n - X.square().sum(0))
+    directions, vectors = (S, H @ S, (S * (H @ S)).sum(0)), (W, R, X, H @ X)
+    torch.testing.assert_close(
+        estimators._changes(n, directions, vectors, raw, scales), expected, rtol=1e-9, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("locked", [0, 3])
