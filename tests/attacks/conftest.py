@@ -1,5 +1,8 @@
 """Encoders whose best attacks are known, and what all attacks have in common."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +10,7 @@ import pullback as pb
 from pullback.attacks import EigenAttack, GradientAttack, PGDAttack, RandomAttack
 
 DTYPES = [torch.float32, torch.float64]
-ATTACKS = {
+ATTACKS: dict[str, Callable[..., Any]] = {
     "random": RandomAttack,
     "eigenvector": EigenAttack,
     "gradient": GradientAttack,

@@ -1,5 +1,7 @@
 """What all attacks share: what they report, what they refuse, and what they do not depend on."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -75,7 +77,7 @@ def test_in_inference_mode_and_with_gradients(attack):
     outside = apply(x.clone().requires_grad_()).step
     torch.testing.assert_close(inside, expected)
     torch.testing.assert_close(outside, expected)
-    assert all(p.grad is None for p in encoder.fn.parameters())
+    assert all(p.grad is None for p in encoder.tensors().values())
 
 
 @every_attack
@@ -83,7 +85,8 @@ def test_bad_arguments(attack):
     for eps in (0, -0.1, float("nan"), float("inf"), "0.1", True):
         with pytest.raises(ValueError, match=r"eps=.* must be a positive, finite number"):
             attack(lambda x: x, eps=eps)
-    for clip in ((1, 0), (0, 0), (0,), 1.0, (0, float("nan")), ("0", "1")):
+    clips: list[Any] = [(1, 0), (0, 0), (0,), 1.0, (0, float("nan")), ("0", "1")]
+    for clip in clips:
         with pytest.raises(ValueError, match=r"clip=.* must be None or an increasing pair of"):
             attack(lambda x: x, eps=0.1, clip=clip)
     with pytest.raises(TypeError, match="a map must be a module or a function, got int"):
@@ -135,7 +138,8 @@ def test_codes_that_overflow(attack):
 def test_on_an_accelerator(attack):
     encoder, x = curved(), torch.rand(4, 16, dtype=torch.float64)
     expected = attack(encoder, eps=0.5, clip=(0, 1))(x)
-    encoder.fn.cuda()
+    for module in encoder.modules():
+        module.cuda()
     result = attack(encoder, eps=0.5, clip=(0, 1))(x.cuda())
     assert result.x.is_cuda
     torch.testing.assert_close(result.x.cpu(), expected.x, rtol=0.0, atol=1e-6)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import pullback as pb
 from pullback.attacks import EigenAttack, PGDAttack
 from tests.attacks.conftest import ATTACKS, DTYPES, curved, linear, moved
-from tests.conftest import SmoothEncoder, dense_jacobian
+from tests.conftest import SmoothEncoder, dense_jacobian, stacked
 
 
 def eigh(G: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,7 +41,7 @@ def test_on_a_linear_map_no_attack_goes_further(dtype):
 def test_rank_and_length(dtype, rank):
     encoder = pb.as_map(SmoothEncoder(12, 4, dtype=dtype), "mean_logvar")
     x = torch.rand(5, 3, 4, dtype=dtype)
-    J = dense_jacobian(lambda x: torch.cat(encoder(x), 1), x).double()
+    J = dense_jacobian(stacked(encoder), x).double()
     values, vectors = eigh(J.mT @ J)
     rtol = 1e-4 if dtype == torch.float32 else 1e-8
 
@@ -66,7 +66,7 @@ def test_the_combined_metric_against_dense():
         nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 12), nn.Sigmoid()).double()
     )
     x = torch.rand(3, 12, dtype=torch.float64)
-    J = dense_jacobian(lambda x: torch.cat(encoder(x), 1), x)
+    J = dense_jacobian(stacked(encoder), x)
     J_z = dense_jacobian(lambda z: decoder(z)[0], encoder(x)[0].detach())
     root = torch.cat([J_z @ J[:, :4], J_z @ J[:, 4:]], dim=1)
     values, vectors = eigh(root.mT @ root)
@@ -143,9 +143,9 @@ def test_a_rank_that_is_none():
     for rank in (0, -1):
         with pytest.raises(ValueError, match=f"rank={rank} must be at least 1"):
             EigenAttack(lambda x: x, rank=rank, eps=0.1)
-    for rank in (1.5, True):
-        with pytest.raises(TypeError, match=f"rank must be an integer, got {rank}"):
-            EigenAttack(lambda x: x, rank=rank, eps=0.1)
+    for other in (1.5, True):
+        with pytest.raises(TypeError, match=f"rank must be an integer, got {other}"):
+            EigenAttack(lambda x: x, rank=other, eps=0.1)  # type: ignore[arg-type]
 
 
 def test_a_rank_above_the_number_of_inputs():

@@ -85,7 +85,9 @@ def test_a_small_basis_finds_the_same_by_restarts(width):
     with torch.no_grad():
         request = Request(4, tol=1e-6, block=width, max_basis=20)
         result = golub_kahan(metric, request, streams(2))
+    assert result.finished is not None
     assert result.finished.all()
+    assert result.candidates.images is not None
     values = result.candidates.images.square().sum(-2)
     exact = torch.stack([s[:4] for s in spectra])
     torch.testing.assert_close(values, exact, rtol=1e-6, atol=0)
@@ -96,17 +98,25 @@ def test_steps_that_run_out_are_reported():
     metric = pb.PullbackMetric(with_spectrum(geometric(100, 0.99), 100, 150)[None])
     with torch.no_grad():
         result = golub_kahan(metric, Request(4, tol=1e-6, max_steps=6), streams(1))
+    assert result.finished is not None
     assert not result.finished.any()
     assert result.iterations.tolist() == [6]
 
 
 def test_products_are_counted():
     calls = []
+
+    def counting(product):
+        def counted(rhs):
+            calls.append(rhs.shape[-1])
+            return product(rhs)
+
+        return counted
+
     J = with_spectrum(geometric(40, 0.5), 40, 60)[None]
     metric = pb.PullbackMetric(J)
-    matmul, t_matmul = metric.jacobian._matmul, metric.jacobian._t_matmul
-    metric.jacobian._matmul = lambda rhs: calls.append(rhs.shape[-1]) or matmul(rhs)
-    metric.jacobian._t_matmul = lambda rhs: calls.append(rhs.shape[-1]) or t_matmul(rhs)
+    for name in ("_matmul", "_t_matmul"):
+        setattr(metric.jacobian, name, counting(getattr(metric.jacobian, name)))
     with torch.no_grad():
         result = golub_kahan(metric, Request(3), streams(1))
     assert result.n_products == sum(calls)

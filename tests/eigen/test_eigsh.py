@@ -15,7 +15,7 @@ from torch import Tensor
 
 import pullback as pb
 import pullback.eigen
-from tests.conftest import ConvEncoder, SmoothEncoder, dense_jacobian, numbered, prescribed
+from tests.conftest import ConvEncoder, SmoothEncoder, dense_jacobian, numbered, prescribed, stacked
 
 METHODS = ["dual", "golub-kahan", "lanczos", "lobpcg", "nystrom"]
 DTYPES = [torch.float32, torch.float64]
@@ -179,7 +179,7 @@ def test_agreement_with_scipy(method):
     x = torch.rand(2, 3, 32, 32)
     pairs = pb.eigsh(pb.expected_metric(encoder, x), 3, method)
     for i in range(2):
-        J = dense_jacobian(lambda x: torch.cat(encoder(x), 1), x[i : i + 1])[0].detach()
+        J = dense_jacobian(stacked(encoder), x[i : i + 1])[0].detach()
         operator = scipy.sparse.linalg.aslinearoperator(J.double().numpy())
         singular = scipy.sparse.linalg.svds(operator, 3, return_singular_vectors=False, rng=0)
         expected = torch.tensor(sorted(singular**2, reverse=True))
@@ -256,10 +256,10 @@ def test_what_is_not_accepted():
     for k in (0, -1, 5):
         with pytest.raises(ValueError, match=f"k={k} must lie between 1 and N = 4"):
             pb.eigsh(metric, k)
-    assert pb.eigsh(metric, np.int64(2)).values.shape == (2, 2)
-    for k in (2.0, True, "2"):
+    assert pb.eigsh(metric, k=np.int64(2)).values.shape == (2, 2)  # type: ignore[arg-type]
+    for other in (2.0, True, "2"):
         with pytest.raises(TypeError, match="k must be an integer, got"):
-            pb.eigsh(metric, k)
+            pb.eigsh(metric, other)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="method='qr' is not one of 'auto', 'dual', 'golub-kahan'"):
         pb.eigsh(metric, 2, "qr")
     with pytest.raises(ValueError, match="tol=0 must lie between 0 and 1"):

@@ -6,6 +6,7 @@ import torch
 import pullback as pb
 from pullback.eigen.driver import solve
 from pullback.eigen.nystrom import nystrom
+from pullback.eigen.records import SolverResult, Spectrum
 from pullback.eigen.request import Request
 from pullback.sampling import SampleStreams
 from tests.conftest import ConvEncoder
@@ -21,30 +22,35 @@ def alike(count: int, ratio: float = 0.4, turn: float = 0.01, seed: int = 0) -> 
     return left * geometric(60, ratio).sqrt() @ right.mT
 
 
+def sketched(J: torch.Tensor, request: Request) -> tuple[SolverResult, Spectrum]:
+    """What a sketch leaves, and what it knows of the whole spectra."""
+    with torch.no_grad():
+        streams = SampleStreams(len(J), torch.Generator())
+        result = nystrom(pb.PullbackMetric(J), request, streams)
+    assert result.spectrum is not None
+    return result, result.spectrum
+
+
 def test_a_sketch_that_spans_the_range_is_exact():
     J = with_spectrum(geometric(5, 0.5), 30, 50)[None]
-    metric = pb.PullbackMetric(J)
     left = torch.linalg.svd(J[0])[0][:, :8]
-    with torch.no_grad():
-        request = Request(5, start=left)
-        result = nystrom(metric, request, SampleStreams(1, torch.Generator()))
-    torch.testing.assert_close(result.spectrum.values[0, :5], geometric(5, 0.5))
-    assert result.spectrum.remainder.item() < 1e-12
+    result, spectrum = sketched(J, Request(5, start=left))
+    torch.testing.assert_close(spectrum.values[0, :5], geometric(5, 0.5))
+    assert spectrum.remainder.item() < 1e-12
+    assert result.finished is not None
     assert result.finished.all()
 
 
 def test_never_more_than_the_exact_eigenvalues():
     # The approximation J P Jᵀ is at most JJᵀ, and what is left is estimated without bias.
     J = with_spectrum(geometric(60, 0.9), 60, 90).expand(300, 60, 90)
-    with torch.no_grad():
-        streams = SampleStreams(300, torch.Generator())
-        result = nystrom(pb.PullbackMetric(J), Request(5), streams)
-    values = result.spectrum.values
+    _, spectrum = sketched(J, Request(5))
+    values = spectrum.values
     exact = geometric(60, 0.9)
     assert (values <= exact[: values.shape[-1]] * (1 + 1e-12)).all()
-    total = values.sum(-1) + result.spectrum.remainder
+    total = values.sum(-1) + spectrum.remainder
     error = (total - exact.sum()).abs()
-    assert (error <= 2 * result.spectrum.remainder_error).double().mean() >= 0.9
+    assert (error <= 2 * spectrum.remainder_error).double().mean() >= 0.9
 
 
 @pytest.mark.parametrize(
@@ -56,6 +62,7 @@ def test_a_warm_start_changes_the_cost_and_not_the_answer(method, ratio, turn):
     assert warm.sketch is None
     pb.eigsh(pb.PullbackMetric(alike(8, ratio, turn)), 4, "dual", warm_start=warm)
     sketch = warm.sketch
+    assert sketch is not None
     assert sketch.shape == (60, 12)
     torch.testing.assert_close(sketch.mT @ sketch, torch.eye(12, dtype=torch.float64))
     metric = pb.PullbackMetric(alike(4, ratio, turn, seed=5))

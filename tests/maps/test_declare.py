@@ -83,6 +83,7 @@ def test_a_method_of_a_module_brings_its_parameters():
     assert set(encoder.tensors()) == {"net.weight", "net.bias"}
     metric = pb.expected_metric(encoder, X)
     (metric @ torch.rand(2, 6, 1)).sum().backward()
+    assert vae.net.weight.grad is not None
     assert vae.net.weight.grad.abs().sum() > 0
 
 
@@ -129,7 +130,7 @@ def test_as_map_refuses():
     with pytest.raises(ValueError, match="returns='logvar' is not one of 'mean', 'mean_std'"):
         pb.as_map(linear(), "logvar")
     with pytest.raises(TypeError, match="must be a module or a function, got int"):
-        pb.as_map(3)
+        pb.as_map(3)  # type: ignore[arg-type]
     encoder = pb.as_map(linear(), "mean")
     assert pb.as_map(encoder) is encoder is pb.as_map(encoder, "mean")
     with pytest.raises(ValueError, match="contradicts the map's own returns='mean'"):
@@ -233,7 +234,7 @@ def test_inference_mode():
 
 def test_a_generator_is_a_generator():
     with pytest.raises(TypeError, match=r"generator must be a torch\.Generator, got 3"):
-        pb.score(linear(), X, generator=3)
+        pb.score(linear(), X, generator=3)  # type: ignore[arg-type]
 
 
 def test_weights_changed_after_the_check_are_seen():

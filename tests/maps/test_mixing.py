@@ -1,8 +1,10 @@
 """Maps that mix the samples of a batch are refused wherever they do; ones that do not are not."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import pullback as pb
 from tests.maps.test_declare import X
@@ -121,7 +123,7 @@ class Chaotic(nn.Module):
         return (2.0**18 * self.net(x)).sin()
 
 
-BENIGN = {
+BENIGN: dict[str, tuple[Callable[..., Tensor], Tensor]] = {
     "chaotic": (Chaotic(), torch.rand(4, 784)),
     "chaotic alone": (Chaotic(), torch.rand(1, 784)),
     "constant": (lambda x: net(x) * 0 + 1, X),

@@ -60,6 +60,7 @@ def test_the_module_takes_part_in_autograd(way):
     metric = pb.expected_metric(encoder, X)
     v = torch.rand(2, 6, 1)
     (metric @ v).square().sum().backward()
+    assert vae.net.weight.grad is not None
     gradient = vae.net.weight.grad.clone()
     assert gradient.abs().sum() > 0
     vae.net.weight.grad = None
@@ -117,7 +118,7 @@ def test_pickling_keeps_module_and_function_together(way):
 def test_modules_that_are_refused():
     vae = Vae()
     with pytest.raises(TypeError, match=r"module must be an nn\.Module, .*got function"):
-        pb.as_map(vae.encode, "mean_logvar", module=encode_hidden)
+        pb.as_map(vae.encode, "mean_logvar", module=encode_hidden)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="module=Linear has no part in what the function returns"):
         pb.score(pb.as_map(function_of(vae), "mean_logvar", module=linear()), X)
     encoder = pb.as_map(function_of(vae), "mean_logvar", module=vae)

@@ -1,8 +1,10 @@
 """How an output is read: what is picked from it, and distributions with correlated noise."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +52,7 @@ def halves(x):
     return net(x).tanh().chunk(2, 1)
 
 
-WAYS = {
+WAYS: dict[str, tuple[Callable[[Tensor], Any], Any]] = {
     "dict": (lambda x: dict(zip(("a", "b"), halves(x), strict=True)), ("a", "b")),
     "output": (lambda x: Output(zip("ab", halves(x), strict=True)), ("a", "b")),
     "output by index": (lambda x: Output(zip("ab", halves(x), strict=True)), (0, 1)),
@@ -108,14 +110,16 @@ def test_wrong_picks_name_what_there_is(fn, pick, there):
 
 
 def test_declarations_of_picks():
-    for pick in (1.5, True, ("a",), ("a", "b", "c"), ("a", None), {"a"}):
+    wrong: list[Any] = [1.5, True, ("a",), ("a", "b", "c"), ("a", None), {"a"}]
+    for pick in wrong:
         with pytest.raises(TypeError, match=r"pick=.* must be a key, an attribute or an index"):
             pb.as_map(net, "mean_std", pick=pick)
     for returns in (None, "mean", "distribution"):
         with pytest.raises(ValueError, match=r"pick=\('a', 'b'\) names a pair, which is read by"):
             pb.as_map(net, returns, pick=("a", "b"))
-    encoder = pb.as_map(net, "mean_std", pick=["a", "b"])
-    assert pb.as_map(encoder, pick=["a", "b"]) is pb.as_map(encoder, pick=("a", "b")) is encoder
+    listed: Any = ["a", "b"]  # as of a configuration file
+    encoder = pb.as_map(net, "mean_std", pick=listed)
+    assert pb.as_map(encoder, pick=listed) is pb.as_map(encoder, pick=("a", "b")) is encoder
     with pytest.raises(ValueError, match="pick='c' contradicts the map's own pick=\\('a', 'b'\\)"):
         pb.as_map(encoder, pick="c")
     assert "pick=('a', 'b')" in repr(encoder)
@@ -186,7 +190,7 @@ def test_correlated_noise_counts_whole(kind):
     torch.testing.assert_close(encoder(X), expected(X))
     columns = expected(X)[1].shape[-1]
     assert encoder.check(X).num_outputs == 3 * (1 + columns)
-    J = [dense_jacobian(lambda x, i=i: expected(x)[i], X) for i in range(2)]
+    J = [dense_jacobian(f, X) for f in (lambda x: expected(x)[0], lambda x: expected(x)[1])]
     expectation = sum(part.mT @ part for part in J)
     metric = pb.expected_metric(fn, X)
     torch.testing.assert_close(metric.to_dense(), expectation)
@@ -215,9 +219,12 @@ def test_correlated_noise_before_a_decoder(kind):
     metric = pb.expected_metric(fn, X, decode)
     J_z = dense_jacobian(decode, expected(X)[0])
     M = J_z.mT @ J_z
+
+    def column(c: int) -> Callable[[Tensor], Tensor]:
+        return lambda x: expected(x)[1][..., c]
+
     parts = [dense_jacobian(lambda x: expected(x)[0], X)]
-    columns = range(expected(X)[1].shape[-1])
-    parts += [dense_jacobian(lambda x, c=c: expected(x)[1][..., c], X) for c in columns]
+    parts += [dense_jacobian(column(c), X) for c in range(expected(X)[1].shape[-1])]
     torch.testing.assert_close(metric.to_dense(), sum(J.mT @ M @ J for J in parts))
 
 
@@ -233,8 +240,8 @@ def test_correlated_noise_of_several_positions():
     torch.testing.assert_close(pb.expected_metric(outer, X).to_dense(), expected)
     sampled = pb.sampled_metric(outer, X)
     noise = sampled.jacobian.noise.reshape(2, 2, 2, 1)
-    J = dense_jacobian(lambda x: fn(x).loc + (fn(x).scale_tril @ noise).squeeze(-1), X)
-    torch.testing.assert_close(sampled.to_dense(), J.mT @ J)
+    J_sampled = dense_jacobian(lambda x: fn(x).loc + (fn(x).scale_tril @ noise).squeeze(-1), X)
+    torch.testing.assert_close(sampled.to_dense(), J_sampled.mT @ J_sampled)
 
 
 def test_independent_noise_stays_a_std():

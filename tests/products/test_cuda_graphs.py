@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import pullback as pb
+from pullback.products.captured import CapturedLinearization
 from pullback.products.cuda_graphs import Intermediates, ReplayedProduct
 from tests.conftest import ConvEncoder
 
@@ -111,9 +112,11 @@ def test_products_on_a_gpu_against_those_in_float64(columns):
             ):
                 error = (found.cpu() - exact).abs().max()
                 assert error <= 1e-5 * exact.abs().max()
-    trace = G._linearization()._trace
-    assert trace.jvp._replays
-    assert trace.vjp._replays
+    linearization = G._linearization()
+    assert isinstance(linearization, CapturedLinearization)
+    for product in (linearization._graphs.jvp, linearization._graphs.vjp):
+        assert isinstance(product, ReplayedProduct)
+        assert product._replays
 
 
 @pytest.mark.cuda

@@ -2,13 +2,14 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import pullback as pb
-from pullback.products import MAX_BLOCK, AutogradLinearization, linearize
+from pullback.products import MAX_BLOCK, AutogradLinearization, Linearization, linearize
 from pullback.products.captured import CapturedLinearization
 from pullback.products.linearize import captured_functions
 from tests.conftest import dense_jacobian
@@ -47,7 +48,7 @@ def with_statistics(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
-LAYERS = {
+LAYERS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": nn.Linear(64, 5),
     "conv": on_images(nn.Conv2d(1, 4, 3, stride=2), nn.Tanh(), nn.Conv2d(4, 2, 2)),
     "transposed conv": on_images(nn.ConvTranspose2d(1, 4, 3), nn.SiLU()),
@@ -79,7 +80,7 @@ LAYERS = {
 UNCAPTURED = [LAYERS["gru"]]
 
 
-def captured(function, x: Tensor) -> CapturedLinearization | AutogradLinearization:
+def captured(function, x: Tensor) -> Linearization:
     linearization = linearize(function, x, [], [], None, nn.Identity())
     assert isinstance(linearization, CapturedLinearization) == (function not in UNCAPTURED)
     return linearization
@@ -200,8 +201,9 @@ def test_an_operation_in_place_on_what_is_used_elsewhere_is_not_captured(caplog)
 
 def test_eval_mode_batch_norm_and_activations_merge_into_one_scaling():
     net = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4)).eval()
-    graphs = captured(net, torch.rand(3, 6))._graphs
-    for part in graphs.parts:
+    linearization = captured(net, torch.rand(3, 6))
+    assert isinstance(linearization, CapturedLinearization)
+    for part in linearization._graphs.parts:
         operations = [node for node in part.graph.nodes if node.op == "call_function"]
         assert len(operations) == 3  # a matrix product for each layer, and a scaling between
 

@@ -1,5 +1,7 @@
 """Products are in float32 proper, and nobody's settings are changed."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from tests.conftest import ConvEncoder
 
 
 def places(device: str) -> list:
-    backends = torch.backends
+    backends: Any = torch.backends  # whose settings mypy does not see
     if device == "cpu":
         return [backends.mkldnn.conv, backends.mkldnn.matmul, backends.mkldnn.rnn]
     return [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul]

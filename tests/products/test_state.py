@@ -5,6 +5,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -43,11 +44,12 @@ def move_average(net: nn.Module) -> None:
 
 
 def change_through_numpy(net: nn.Module) -> None:
-    net[0].weight.detach().numpy()[:] *= 3
+    net.get_parameter("0.weight").detach().numpy()[:] *= 3
 
 
 def change_order(net: nn.Module) -> None:
-    net[4].weight.data.copy_(net[4].weight.data.roll(1, 1))
+    weight = net.get_parameter("4.weight").data
+    weight.copy_(weight.roll(1, 1))
 
 
 CHANGES = {
@@ -156,7 +158,8 @@ def test_threads_get_the_right_scores_and_leave_the_module_alone():
 
 
 def test_threads_restore_settings_that_they_share():
-    net, place = network(), torch.backends.mkldnn.matmul
+    backends: Any = torch.backends  # whose settings mypy does not see
+    net, place = network(), backends.mkldnn.matmul
     place.fp32_precision = "bf16"
     try:
         threads = [

@@ -10,7 +10,7 @@ import pullback as pb
 @pytest.mark.parametrize("size", [1, 2])
 def test_instance_normalisation_before_convolutions_in_channels_last(size):
     net = nn.Sequential(nn.InstanceNorm2d(4), nn.Conv2d(4, 6, 1, 2), nn.Flatten()).double()
-    net = net.to(memory_format=torch.channels_last)
+    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.randn(size, 4, 6, 4, dtype=torch.float64)
     v = torch.randn_like(x)
     u = torch.randn(size, 36, 1, dtype=torch.float64)

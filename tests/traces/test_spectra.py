@@ -18,8 +18,8 @@ NORMALIZATIONS = ["none", "trace", "max"]
 def exact_entropy(eigenvalues: Tensor, normalization: str) -> Tensor:
     if eigenvalues.max() == 0:
         return torch.tensor(0.0, dtype=torch.float64)
-    scale = {"none": 1.0, "trace": eigenvalues.sum(), "max": eigenvalues.max()}[normalization]
-    p = eigenvalues.double() / scale
+    scales = {"none": torch.tensor(1.0), "trace": eigenvalues.sum(), "max": eigenvalues.max()}
+    p = eigenvalues.double() / scales[normalization]
     return -torch.xlogy(p, p).sum()
 
 

@@ -1,5 +1,7 @@
 """Random chains of layers: captured, by autograd and dense products agree to rounding."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, reject, settings
@@ -81,7 +83,8 @@ def test_products_are_those_of_the_dense_jacobian(
     channels_last: bool,
 ) -> None:
     net = chain.module().to(dtype)
-    net.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    net.to(memory_format=layout)  # type: ignore[call-overload]
     generator = torch.Generator().manual_seed(0)
     some = torch.randn(2 * max(SIZES), *chain.form[:-1], 2 * chain.form[-1], generator=generator)
     x = INPUTS[inputs](some.to(dtype), size)
@@ -97,6 +100,7 @@ def test_products_are_those_of_the_dense_jacobian(
     bound = eps * SLACK * (norm(J) + rounding)
 
     flat = x.reshape(size, -1)
+    products: tuple[Callable[[Tensor], Tensor], ...]
     if by_autograd:
         linearization = AutogradLinearization(lambda flat: net(flat.clone().view(x.shape)), flat)
         products = linearization.jvp, linearization.vjp
