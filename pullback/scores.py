@@ -152,7 +152,18 @@ def _scores(pairs: EigenPairs, spectrum: Spectrum, event_shape: torch.Size) -> S
         converged=leave_inference_mode(pairs.converged),
         n_products=pairs.n_products,
         **{
-            name: leave_inference_mode(column.to(pairs.values.dtype))
+            name: leave_inference_mode(_narrow(column, pairs.values.dtype, name))
             for name, column in columns.items()
         },
     )
+
+
+def _narrow(column: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """The column ``(B,)`` in that dtype; a ValueError where it has no place there."""
+    narrow = column.to(dtype)
+    if (narrow.isinf() & column.isfinite()).any():
+        raise ValueError(
+            f"{name} up to {column[column.isfinite()].abs().max().item():.1e} exceeds the range of "
+            f"{dtype}; use float64 inputs, or scale the map's outputs down"
+        )
+    return narrow

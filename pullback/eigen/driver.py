@@ -29,9 +29,11 @@ from .records import (
     select_samples,
 )
 from .request import Request
+from .scaling import bring_near_one, exponents, require_range, take_back
 from .small_side import weigh
 
 Record = TypeVar("Record")
+Scaled = TypeVar("Scaled", EigenPairs, Spectrum)
 
 # What a solver takes: an operator ``(B, N, N)``, a :class:`PullbackMetric` unless the solver is one
 # of ON_ANY_OPERATOR; what is asked; and random vectors, of which a sample's result depends on its
@@ -57,11 +59,12 @@ def solve(
     metric: PullbackMetric, request: Request, streams: SampleStreams
 ) -> tuple[EigenPairs, Spectrum]:
     """Eigenpairs and everything else that a solver learns, for a metric ``(B, N, N)``."""
-    pairs, images, spectrum = _solve(metric, request, streams)
+    scaled = bring_near_one(metric)
+    pairs, images, spectrum = _solve(scaled, request, streams)
     if spectrum is None:
-        spectrum = _probe_remainder(metric, pairs, images, streams)
+        spectrum = _probe_remainder(scaled, pairs, images, streams)
         pairs = replace(pairs, n_products=pairs.n_products + PROBES)
-    return pairs, spectrum
+    return _unscale(pairs, scaled), _unscale(spectrum, scaled)
 
 
 def find_pairs(operator: LinearOperator, request: Request, streams: SampleStreams) -> EigenPairs:
@@ -72,7 +75,17 @@ def find_pairs(operator: LinearOperator, request: Request, streams: SampleStream
             operator.shape[-1], operator.batch_shape, dtype=operator.dtype, device=operator.device
         )
         operator = PullbackMetric(identity, operator)
-    return _solve(operator, request, streams)[0]
+    scaled = bring_near_one(operator)
+    return _unscale(_solve(scaled, request, streams)[0], scaled)
+
+
+def _unscale(record: Scaled, operator: LinearOperator) -> Scaled:
+    """The record of the operator itself, from that of the scaled one."""
+    exponent = exponents(operator)
+    measures = "values", "residual_norms", "remainder", "remainder_error"
+    known = vars(record)
+    changed: dict[str, Any] = {n: take_back(known[n], exponent) for n in measures if n in known}
+    return replace(record, **changed)
 
 
 def _solve(
@@ -124,14 +137,18 @@ def _certify(
     if isinstance(operator, PullbackMetric) and request.which == "largest":
         noise = zero_below(operator.jacobian.shape[-2:], operator.dtype)
     ritz = rayleigh_ritz(operator, candidates, streams, noise)
-    converged = _judge(ritz, result.norm, request.tol)
+    largest = ritz.values.abs().amax(-1)
+    if result.norm is not None:
+        largest = torch.maximum(largest, result.norm.to(largest))
+    require_range(largest, exponents(operator), operator, "eigenvalues")
+    converged = _judge(ritz, largest, request.tol)
     if candidates.images is not None and not converged.all():
         # Rounding has spoilt the candidates. Their images are sound: a step of the power method.
         n_products += ritz.n_products + request.k
         images = operator.weighted(candidates.images.to(operator.dtype))
         candidates = Candidates(operator.jacobian._t_matmul(images))
         ritz = rayleigh_ritz(operator, candidates, streams, noise)
-        converged = _judge(ritz, result.norm, request.tol)
+        converged = _judge(ritz, largest, request.tol)
     pairs = EigenPairs(
         values=ritz.values,
         vectors=ritz.vectors,
@@ -143,12 +160,9 @@ def _certify(
     return pairs, ritz.images
 
 
-def _judge(ritz: RitzPairs, norm: Tensor | None, tol: float) -> Tensor:
-    """Which pairs have converged, ``(B, k)`` bool, for operators of that norm or more."""
+def _judge(ritz: RitzPairs, largest: Tensor, tol: float) -> Tensor:
+    """Which pairs have converged, ``(B, k)`` bool, for operators of norm ``largest`` or more."""
     values = ritz.values
-    largest = values.abs().amax(-1)
-    if norm is not None:
-        largest = torch.maximum(largest, norm.to(values))
     return ritz.residual_norms <= accepted_residual(values, largest, tol, values.dtype)
 
 

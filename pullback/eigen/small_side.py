@@ -75,7 +75,7 @@ def multiply(A: LinearOperator, block: Tensor) -> Tensor:
     """A times columns ``(B, n, C)``, computed in A's dtype, in float64."""
     if block.shape[-1] == 0:
         return block
-    images = A @ block.to(A.dtype)
+    images = A._matmul(block.to(A.dtype))
     require_finite(images, PRODUCT)
     return images.double()
 
