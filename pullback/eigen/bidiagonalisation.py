@@ -18,6 +18,9 @@ from .dense import combine_rows, first_columns, reciprocal
 from .records import PROBES, Candidates, Spectrum
 from .small_side import DERIVATIVE, WeightedBasis, weigh, wide_jacobian
 
+# What is left of the length of a row of a block under which its direction has lost digits.
+CANCELLED = 0.1
+
 
 class Bidiagonalisation:
     """A batch of factorisations J V = U H, JᵀM U = V Hᵀ + F Cᵀ, of which each grows by blocks.
@@ -115,22 +118,54 @@ class Bidiagonalisation:
         else:
             block = block.clone()  # an operator may return what it was given
         # F Cᵀ = W, by Gram–Schmidt
-        C = torch.zeros_like(self.coupling)
-        for row in range(self.width):
-            w = block[:, row]
-            for column in range(row):
-                v = block[:, column]
-                inner = (w * v).sum(-1, keepdim=True)
-                w -= inner * v
-                C[:, row - self.width, column] = inner.squeeze(-1)
-            length = self._length(w.norm(dim=-1).double())
-            w *= reciprocal(length).unsqueeze(-1).to(self.dtype)
-            C[:, row - self.width, row] = length
+        sizes = block.norm(dim=-1).double() if self.width > 1 else None
+        L = self._orthonormalise_rows(block)
+        if sizes is not None:
+            L = self._restore(block, L, sizes)
+        C = torch.cat([torch.zeros_like(self.coupling[:, : -self.width]), L], dim=1)
         if not self.all_active:
             active = self.active[:, None, None]
             block = torch.where(active, block, self.next_block)
             C = torch.where(active, C, self.coupling)
         self.next_block, self.coupling = block, C
+
+    def _orthonormalise_rows(self, block: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """L ``(B, b, b)`` with block = L F; F ``(B, b, n)`` takes the block's place.
+
+        Rows are 0 where their length, times ``sizes`` ``(B, b)`` if given, is rounding error.
+        """
+        L = self.coupling.new_zeros(len(block), self.width, self.width)
+        for row in range(self.width):
+            w = block[:, row]
+            # Twice, as the first round may cancel most of it.
+            for column in [*range(row), *range(row)]:
+                v = block[:, column]
+                inner = (w * v).sum(-1, keepdim=True)
+                w -= inner * v
+                L[:, row, column] += inner.squeeze(-1)
+            length = w.norm(dim=-1).double()
+            whole = self._length(length if sizes is None else length * sizes[:, row])
+            length = whole if sizes is None else torch.where(whole > 0, length, 0.0)
+            w *= reciprocal(length).unsqueeze(-1).to(self.dtype)
+            L[:, row, row] = length
+        return L
+
+    def _restore(self, block: Tensor, L: Tensor, sizes: Tensor) -> Tensor:
+        """L, after the rows F of the block have been made orthogonal to V again, where they lie.
+
+        Of rows next to dependent, of lengths ``sizes``, little more may be left than what rounding
+        has left of V in them; twice is enough, once more where only noise was.
+        """
+        lengths = L.diagonal(dim1=-2, dim2=-1)
+        left = torch.where(lengths > 0, lengths / sizes, 1.0)
+        for _ in range(3):
+            if not (left < CANCELLED).any():
+                break
+            self._take_out(block, 2)
+            again = self._orthonormalise_rows(block, lengths)
+            L, left = L @ again, again.diagonal(dim1=-2, dim2=-1)
+            lengths, left = lengths * left, torch.where(left > 0, left, 1.0)
+        return L
 
     def _purify(self, block: Tensor, R: Tensor) -> Tensor:
         """The block ``(B, b, n)`` orthogonal to V.
@@ -138,21 +173,25 @@ class Bidiagonalisation:
         It is, but for rounding and for what the newest block of V, of which R has been taken out,
         lacks in orthogonality. That is followed here (Simon 1984, "The Lanczos algorithm with
         partial reorthogonalization"), and V is only taken out where it exceeds 32·eps, which
-        happens every few steps.
+        happens every few steps. In wider blocks, whose rows may be next to dependent, it always is.
         """
         eps = torch.finfo(self.dtype).eps
         length = block.norm(dim=-1).amin(-1).double()
         error = self.lost_orthogonality * torch.linalg.matrix_norm(R) + eps * self.scale
         lost = torch.where(self.active, error / length, 0.0).nan_to_num(posinf=1.0)
         worst = lost.max()
-        if worst > 32 * eps:
+        if worst > 32 * eps or self.width > 1:
             # Once is enough for what is small.
-            for _ in range(1 if worst < eps**0.5 else 2):
-                for rows in self.blocks:
-                    block.baddbmm_(torch.bmm(block, rows.mT), rows, alpha=-1)
+            self._take_out(block, 1 if worst < eps**0.5 else 2)
             lost = torch.full_like(lost, eps)
         self.lost_orthogonality = lost
         return block
+
+    def _take_out(self, block: Tensor, rounds: int) -> None:
+        """Make the block ``(B, b, n)`` orthogonal to V, where it lies."""
+        for _ in range(rounds):
+            for rows in self.blocks:
+                block.baddbmm_(torch.bmm(block, rows.mT), rows, alpha=-1)
 
     def freeze(self, finished: Tensor) -> None:
         """Stop the samples that are finished: further vectors are zero, F and C stay."""

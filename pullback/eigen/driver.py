@@ -170,8 +170,7 @@ def _find_undone(result: SolverResult, request: Request, pairs: EigenPairs) -> T
     """The samples that another method must go on with, ``(B,)`` bool."""
     if result.finished is None or request.method not in ESCALATION:
         return torch.zeros_like(pairs.iterations, dtype=torch.bool)
-    done = result.finished
-    return ~(done & pairs.converged.all(-1) if request.method == "nystrom" else done)
+    return ~(result.finished & pairs.converged.all(-1))
 
 
 def _teach(

@@ -120,3 +120,24 @@ def test_products_are_counted():
     with torch.no_grad():
         result = golub_kahan(metric, Request(3), streams(1))
     assert result.n_products == sum(calls)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [1, 2, 3, 8])
+def test_blocks_stay_orthogonal_on_repeated_values(width, dtype):
+    for seed in range(3):
+        g = torch.Generator().manual_seed(seed)
+        spectrum = torch.randint(0, 5, (60,), generator=g).double().sort(descending=True).values
+        metric = pb.PullbackMetric(with_spectrum(spectrum, 60, 90, seed).to(dtype)[None])
+        process = Bidiagonalisation(metric, streams(1), width)
+        for _ in range(40 // width):
+            process.expand()
+        V = torch.cat([*process.blocks, process.next_block], dim=1).double()
+        gram = V @ V.mT
+        # A vanishing vector is a row of zeros.
+        expected = torch.diag_embed((gram.diagonal(dim1=-2, dim2=-1) > 0.5).double())
+        assert (gram - expected).abs().max() < 1e3 * torch.finfo(dtype).eps
+        pairs = pb.eigsh(metric, 5, "golub-kahan", block=width)
+        assert pairs.converged.all()
+        rounding = 300 * torch.finfo(dtype).eps
+        torch.testing.assert_close(pairs.values[0].double(), spectrum[:5], rtol=rounding, atol=0)

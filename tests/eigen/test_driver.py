@@ -1,12 +1,15 @@
 """One way through every method: what is certified, once, and what is counted."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from linear_operator.operators import DenseLinearOperator
 from torch import Tensor
 
 import pullback as pb
-from pullback.eigen.driver import find_pairs, solve
+from pullback.eigen.driver import SOLVERS, find_pairs, solve
+from pullback.eigen.records import Candidates
 from pullback.eigen.request import Request
 from pullback.sampling import SampleStreams
 from tests.eigen.test_eigsh import geometric, with_spectrum
@@ -74,3 +77,18 @@ def test_values_that_rounding_hides_are_zero_for_metrics_only():
         assert (pb.eigsh(pb.PullbackMetric(J), 3, "lanczos").values[2:] == 0).all()
     indefinite = DenseLinearOperator(torch.diag(torch.tensor([-1.0, -1e-30, 2.0])))
     assert pb.eigsh(indefinite, 3).values.tolist() == [2.0, pytest.approx(-1e-30, abs=1e-6), -1.0]
+
+
+def test_what_a_solver_finishes_unconverged_goes_on(monkeypatch):
+    J = with_spectrum(geometric(30, 0.5), 30, 40)[None]
+    exact = SOLVERS["golub-kahan"]
+
+    def spoilt(metric, request, streams):
+        result = exact(metric, request, streams)
+        spoilt = torch.rand(1, 40, request.k, dtype=torch.float64)
+        return replace(result, candidates=Candidates(spoilt))
+
+    monkeypatch.setitem(SOLVERS, "golub-kahan", spoilt)
+    pairs = pb.eigsh(pb.PullbackMetric(J), 3, "golub-kahan")
+    assert pairs.converged.all()
+    torch.testing.assert_close(pairs.values[0], geometric(3, 0.5))
