@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 import pullback as pb
 from models.vae import VAE
 
-from . import peers
+from . import libraries, peers
 from .peers import Found, Function
 from .timing import Timed, clock, timed
 
@@ -113,6 +113,12 @@ def methods(vae: VAE, quick: bool) -> list[Method]:
     image_by_image["scipy eigsh"] = partial(peers.by_scipy, solver="eigsh")
     for name in ("hutchinson_trace", "hutchpp_trace", "xtrace", "spectral density"):
         image_by_image[f"curvlinops {name}"] = partial(peers.by_curvlinops, estimator=name)
+    image_by_image |= {
+        "PRIMME svds": libraries.by_primme,
+        "CoLA Lanczos": libraries.by_cola,
+        "skerch sketched SVD": libraries.by_skerch,
+        "matfree svd_partial (JAX)": libraries.ByMatfree(vae),
+    }
     return found + [Method(name, _on(F, job), 1, FEW) for name, job in image_by_image.items()]
 
 

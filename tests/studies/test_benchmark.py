@@ -1,6 +1,7 @@
 """The benchmark's peers against dense float64, its gauges, and a whole run on a tiny encoder."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from models import datasets, training
 from models.datasets import Dataset
 from models.vae import ConvVAE
 from studies import benchmark
-from studies.benchmark import comparison, peers, scaling, timing
+from studies.benchmark import comparison, libraries, peers, scaling, timing
 from studies.benchmark.comparison import Row
 from studies.benchmark.scaling import Memory, Parts
 from studies.benchmark.targets import targets
@@ -69,6 +70,25 @@ def test_scipy(vae, x, exact, solver, ours):
     assert found.products is not None
     assert found.products > K
     assert values_error(found, exact) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [("primme", "by_primme"), ("cola", "by_cola"), ("skerch", "by_skerch"), ("matfree", "matfree")],
+)
+def test_other_libraries(vae, x, exact, package, name):
+    pytest.importorskip(package)
+    job = libraries.ByMatfree(vae) if name == "matfree" else getattr(libraries, name)
+    found = job(comparison.stacked(vae), x, K)
+    assert values_error(found, exact) < 1e-3
+
+
+def test_a_library_that_is_not_installed_is_named(vae, x, exact, monkeypatch):
+    monkeypatch.setitem(sys.modules, "primme", None)
+    job = comparison.Method("PRIMME", lambda x: libraries.by_primme(comparison.stacked(vae), x, 2))
+    (row,) = comparison.compare([job], vae, [x], [exact])
+    assert row.sample == "not installed"
+    assert row.mean is None
 
 
 def test_lanczos_of_linear_operator(vae, x, exact):
