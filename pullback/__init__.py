@@ -1,5 +1,7 @@
 """Matrix-free spectra of the expected pullback metric of an encoder."""
 
+from . import start as start  # isort: split
+
 from . import archive, attacks, eigen, jobs, traces
 from .eigen import (
     METHODS,

@@ -13,6 +13,10 @@ from torch import Tensor
 FLOATING = (torch.float32, torch.float64)
 
 
+class NotFiniteError(ValueError):
+    """Values that should be finite are not, for some samples only; there are others."""
+
+
 def require_integer(
     name: str, value: Any, least: int, most: int | None = None, limit: str = ""
 ) -> int:
@@ -89,7 +93,7 @@ def require_tensor(name: str, value: object) -> None:
 
 
 def require_finite(values: Tensor, problem: str, first: int = 0) -> None:
-    """Raise a ValueError that names the samples of ``(B, *rest)`` which are not all finite.
+    """Raise a NotFiniteError that names the samples of ``(B, *rest)`` which are not all finite.
 
     Samples are counted from ``first``.
     """
@@ -98,7 +102,7 @@ def require_finite(values: Tensor, problem: str, first: int = 0) -> None:
     bad = (~values.detach().flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
     if bad:
         shown = ", ".join(str(first + i) for i in bad[:10]) + (", …" if len(bad) > 10 else "")
-        raise ValueError(f"{problem} in sample {shown}")
+        raise NotFiniteError(f"{problem} in sample {shown}")
 
 
 def usable_device(name: str) -> torch.device:

@@ -1,56 +1,94 @@
 """``pullback score``, ``merge`` and ``info``: a data set under one's own encoder, on the shell."""
 
 import logging
-import math
+import os
+import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
-import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from .archive import COLUMNS, merge, read_manifest
+from . import start
+from .archive import merge
 from .archive.manifest import ACCEPTABLE
-from .archive.run import scan
-from .archive.shards import list_shards
-from .eigen import METHODS, expected_products
-from .eigen.cost import choose_method
+from .archive.run import find_failures, scan
+from .archive.summary import DOUBTFUL, Doubts, plain_text, summary
+from .eigen import METHODS
 from .jobs import Settings, open_images, score_images
 from .jobs.encoders import load_encoder
 from .jobs.sources import FORMATS
 from .maps import RETURNS, Pick
+from .version import __version__
+
+log = logging.getLogger("pullback")
 
 DESCRIPTION = "Robustness scores of images from the pullback metric of one's own encoder."
 INTERRUPTED = 130
-_DOUBTFUL = ("converged", "eigenvalues", "entropy_error")
+SOME_FAILED = 3
+_SHOWN_FAILURES = 10
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status (0 done, 1 refused, 130 interrupted)."""
+    """Run a command; returns the exit status.
+
+    0 is done, 1 refused, 2 an unknown option, 3 done except for some images; 128 + n is stopped by
+    signal n, 130 by Ctrl-C.
+    """
+    start.finish()
+    try:
+        status = _run(_parser().parse_args(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
+
+
+def _run(options: Namespace) -> int:
+    chosen = options[options.subcommand]
     handler = logging.StreamHandler()
     handler.setFormatter(_Plain("%(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.INFO)
-    options = _parser().parse_args(arguments)
-    command: Callable[[Namespace], None] = {"score": _score, "merge": _merge, "info": _info}[
-        options.subcommand
-    ]
+    level = logging.WARNING if chosen.get("quiet") else logging.INFO
+    logging.basicConfig(handlers=[handler], level=level)
+    commands: dict[str, Callable[[Namespace], int]]
+    commands = {"score": _score, "merge": _merge, "info": _info}
     try:
-        command(options[options.subcommand])
-    except KeyboardInterrupt:
+        with _stopping_signals():
+            return commands[options.subcommand](chosen)
+    except KeyboardInterrupt as stop:
+        number = stop.args[0] if stop.args else signal.SIGINT
         print("interrupted; the same command again resumes the run", file=sys.stderr)
-        return INTERRUPTED
+        return 128 + number
+    except BrokenPipeError:
+        raise
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         what = f"{type(error).__name__}: " if isinstance(error, RuntimeError | MemoryError) else ""
         message = " ".join(f"{what}{error}".splitlines())
         print(plain_text(f"pullback {options.subcommand}: {message}"), file=sys.stderr)
         return 1
-    return 0
 
 
-def plain_text(text: str) -> str:
-    """One line of what cannot change a terminal: names and messages come from anywhere."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+@contextmanager
+def _stopping_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP stop a run as Ctrl-C does, unless they are ignored, as by nohup."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in names]
+    taken = [n for n in numbers if signal.getsignal(n) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class _Plain(logging.Formatter):
@@ -59,7 +97,7 @@ class _Plain(logging.Formatter):
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="pullback", description=DESCRIPTION)
+    parser = ArgumentParser(prog="pullback", description=DESCRIPTION, version=__version__)
     commands = parser.add_subcommands()
 
     score = ArgumentParser(description="Score every image of a data set into a run folder.")
@@ -110,6 +148,16 @@ def _parser() -> ArgumentParser:
         metavar="NAME",
         help="what may differ from the run that is resumed: " + ", ".join(ACCEPTABLE),
     )
+    score.add_argument(
+        "--shards",
+        type=str | None,
+        metavar="I/N",
+        help="score the I-th of N shares of the shards only, for N processes that each do one",
+    )
+    score.add_argument(
+        "--no-merge", action="store_true", help="leave the shards; shares never merge"
+    )
+    score.add_argument("--quiet", action="store_true", help="say only what went wrong")
     commands.add_subcommand("score", score, help="score a data set")
 
     for name, text in (
@@ -122,7 +170,7 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _score(options: Namespace) -> None:
+def _score(options: Namespace) -> int:
     settings = Settings(
         options.k,
         options.seed,
@@ -131,6 +179,7 @@ def _score(options: Namespace) -> None:
         options.tol,
         options.latents,
     )
+    share = _share(options.shards)
     # An encoder without given weights should be the same one when the run is resumed.
     torch.manual_seed(options.seed)
     images = open_images(options.data)
@@ -148,6 +197,9 @@ def _score(options: Namespace) -> None:
             device=options.device,
             provenance=provenance,
             accept_changes=options.accept_change,
+            share=share,
+            merge=not options.no_merge,
+            progress=not options.quiet,
         )
     except TypeError as error:
         if options.returns is None and "pb.as_map" in str(error):
@@ -156,11 +208,36 @@ def _score(options: Namespace) -> None:
             )
             raise TypeError(message) from error
         raise
-    print(plain_text(f"{images.count} images are scored; next: pullback merge {options.out}"))
-    doubts = _Doubts()
-    for table in scan(options.out, _DOUBTFUL):
-        doubts.add(table)
-    print("\n".join(doubts.lines()))
+    failures = find_failures(options.out)
+    if not options.quiet:
+        print(plain_text(_what_is_done(images.count, Path(options.out), options.shards)))
+        doubts = Doubts()
+        for table in scan(options.out, DOUBTFUL):
+            doubts.add(table)
+        print("\n".join(doubts.lines()))
+    for index, reason in list(failures.items())[:_SHOWN_FAILURES]:
+        log.warning("image %s could not be scored: %s", index, reason)
+    if len(failures) > _SHOWN_FAILURES:
+        log.warning("and %d more images, see `pullback info`", len(failures) - _SHOWN_FAILURES)
+    return SOME_FAILED if failures else 0
+
+
+def _what_is_done(count: int, run: Path, shards: str | None) -> str:
+    if shards is not None:
+        return f"share {shards} of {count} images is scored; when all are: pullback merge {run}"
+    if Path(run, "archive.h5").exists():
+        return f"{count} images are scored into {run / 'archive.h5'}; next: pullback info {run}"
+    return f"{count} images are scored; next: pullback merge {run}"
+
+
+def _share(shards: str | None) -> tuple[int, int] | None:
+    """3/16 as (3, 16)."""
+    if shards is None:
+        return None
+    number, _, of = shards.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise ValueError(f"--shards {shards} must be I/N with 1 ≤ I ≤ N, such as 3/16")
+    return int(number), int(of)
 
 
 def _names(pick: str | int | None) -> Pick | None:
@@ -174,87 +251,14 @@ def _names(pick: str | int | None) -> Pick | None:
     return names[0] if len(names) == 1 else (names[0], names[1])
 
 
-def _merge(options: Namespace) -> None:
+def _merge(options: Namespace) -> int:
     print(plain_text(f"wrote {merge(Path(options.run))}"))
+    return 0
 
 
-def _info(options: Namespace) -> None:
+def _info(options: Namespace) -> int:
     print(summary(Path(options.run)))
-
-
-def summary(run: Path) -> str:
-    """What a run holds, as a text: encoder, data, progress, quantiles of the scores, doubts."""
-    manifest = read_manifest(run)
-    files = list(list_shards(run, manifest))
-    finished = sum(shard.path.exists() for shard in files)
-    encoder, data, settings = manifest["encoder"], manifest["data"], manifest["score"]
-    archived = "merged into archive.h5" if Path(run, "archive.h5").exists() else "not merged yet"
-    lines = [
-        f"encoder    {encoder.get('factory', '?')}, returns "
-        f"{encoder.get('returns') or 'as found'}, weights {encoder['weights'][:12]}",
-        f"data       {data['name']}: {data['count']} images of shape {tuple(data['event_shape'])}",
-        f"settings   k = {settings['k']}, seed {settings['seed']}, {settings['dtype']}",
-        *_cost_model(manifest),
-        f"shards     {finished} of {len(files)} finished, {archived}",
-    ]
-    columns, doubts = _look_through(run, manifest["columns"])
-    if not doubts.count:
-        return "\n".join(map(plain_text, lines))
-    lines += ["", f"{'':18}{'median':>12}{'5 %':>12}{'95 %':>12}"]
-    for name, values in columns.items():
-        # Values that occur, since there is nothing between −∞ and a number.
-        quantiles = np.quantile(values, [0.5, 0.05, 0.95], method="inverted_cdf")
-        numbers = "".join(f"{q:12.4g}" for q in quantiles)
-        lines.append(f"{name:18}{numbers}  {COLUMNS[name].long_name}")
-    return "\n".join(map(plain_text, [*lines, "", *doubts.lines()]))
-
-
-def _look_through(run: Path, held: Iterable[str]) -> tuple[dict[str, np.ndarray], "_Doubts"]:
-    """The scores with one number for each image, and what is to be doubted; never all in memory."""
-    doubts, parts = _Doubts(), []
-    names = [n for n in held if COLUMNS[n].dimensions == ("sample",) and COLUMNS[n].dtype is None]
-    shown = [name for name in names if not name.endswith("_error")]
-    for table in scan(run, {*shown, *_DOUBTFUL}):
-        doubts.add(table)
-        parts.append([table[name] for name in shown])
-    columns = zip(shown, map(np.concatenate, zip(*parts, strict=True)), strict=False)
-    return dict(columns), doubts
-
-
-def _cost_model(manifest: dict) -> list[str]:
-    """The method, and what each would cost; nothing for runs that do not say."""
-    settings = manifest["score"]
-    if "method" not in settings:
-        return []
-    shape = manifest["encoder"]["outputs"], math.prod(manifest["data"]["event_shape"])
-    expected = expected_products(*shape, settings["k"])
-    cost = ", ".join(f"{name} {products}" for name, products in expected.items())
-    method = settings["method"]
-    chosen = f"auto, that is {choose_method(*shape, settings['k'])}" if method == "auto" else method
-    return [f"method     {chosen}", f"cost model {cost} Jacobian products per image"]
-
-
-class _Doubts:
-    """What is to be doubted of the scores of a run, counted table by table."""
-
-    def __init__(self) -> None:
-        self.count = self._unconverged = self._deficient = 0
-        self._error = 0.0
-
-    def add(self, columns: dict[str, np.ndarray]) -> None:
-        self.count += len(columns["converged"])
-        self._unconverged += int((columns["converged"] == 0).any(axis=1).sum())
-        self._deficient += int((columns["eigenvalues"] == 0).any(axis=1).sum())
-        self._error = max(self._error, float(columns["entropy_error"].max()))
-
-    def lines(self) -> list[str]:
-        right = self.count - self._unconverged
-        return [
-            f"{right} of {self.count} images have all eigenpairs converged",
-            f"{self._deficient} of {self.count} images have a rank below k (their eigenvalues end "
-            "in zeros)",
-            f"the largest standard error of an entropy is {self._error:.1e} nat",
-        ]
+    return 0
 
 
 if __name__ == "__main__":

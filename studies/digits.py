@@ -42,7 +42,6 @@ def digits(out: str, beta: float = 0.5, seed: int = 0) -> None:
         Settings(seed=seed, directions=True),
         provenance={"factory": "studies.digits"},
     )
-    archive.merge(run)
     training.save(vae, run / "vae.safetensors", dataset="digits", beta=beta, seed=seed)
     figure = draw(vae, split.test, archive.read(run), run / "digits.png")
     print(cli.summary(run))

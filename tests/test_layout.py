@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Each imports only from those before it.
 ORDER = (
+    "start",
     "version",
     "arguments",
     "sampling",
@@ -26,6 +27,7 @@ ORDER = (
     "jobs",
     "report",
     "cli",
+    "__main__",
 )
 
 

@@ -55,6 +55,26 @@ def read(run: str | Path, names: Iterable[str] = COLUMNS) -> dict[str, NDArray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in present}
 
 
+def is_merged(run: str | Path) -> bool:
+    """Whether ``archive.h5`` is there, and has the layout that it must have; no values are read."""
+    archive = Path(run, "archive.h5")
+    try:
+        for _ in reading.tables(archive, Layout.of(read_manifest(run)), ()):
+            pass
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
+def find_failures(run: str | Path) -> dict[str, str]:
+    """Why images could not be scored, by their index, as far as the run is finished."""
+    archive = Path(run, "archive.h5")
+    if archive.exists():
+        return reading.origin_of(archive).failures
+    finished = (s.path for s in list_shards(run, read_manifest(run)) if s.path.exists())
+    return gather(map(reading.origin_of, finished)).failures
+
+
 def scan(run: str | Path, names: Iterable[str]) -> Iterator[dict[str, NDArray]]:
     """What :func:`read` returns, some samples at a time, for runs larger than the memory."""
     manifest, archive, names = read_manifest(run), Path(run, "archive.h5"), tuple(names)

@@ -14,6 +14,7 @@ from .hdf5 import open_to_write
 from .layout import Layout
 from .origin import Origin
 from .reading import FILTERS, NO_VARIABLE, verify
+from .signals import postpone_signals
 
 _COORDINATES = {
     "sample": "index of the image in its data set",
@@ -34,13 +35,14 @@ def write(path: Path, layout: Layout, tables: Iterable[dict[str, NDArray]], orig
     """
     temporary = temporary_name(path)
     try:
-        with open_to_write(temporary) as file:
+        with postpone_signals() as answer, open_to_write(temporary) as file:
             file.attrs["format"] = FORMAT
             _set_texts(file, Conventions="CF-1.11", configuration=layout.configuration)
             _set_texts(file, **origin.attributes(json.loads(layout.configuration)))
             _make_scales(file, layout)
             fillers = {name: _Filler(_make_column(file, name, layout)) for name in layout.dtypes}
             for table in tables:
+                answer()
                 for name, filler in fillers.items():
                     filler.append(table[name])
             for filler in fillers.values():

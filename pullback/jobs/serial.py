@@ -5,16 +5,17 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from ..archive.manifest import refuse_foreign_folder, start_or_resume
 from ..archive.origin import Origin, describe_maker
 from ..archive.reading import verify
+from ..archive.run import is_merged
+from ..archive.run import merge as merge_shards
 from ..archive.shards import Shard, list_shards
 from ..archive.writing import write
 from ..arguments import require_integer, usable_device
 from ..maps import Map
 from .preparation import prepare
+from .progress import show_progress
 from .settings import Settings
 from .shards import score_shard
 from .sources import Images
@@ -33,11 +34,15 @@ def score_images(
     device: str = "cpu",
     provenance: dict[str, Any] | None = None,
     accept_changes: Collection[str] = (),
+    share: tuple[int, int] | None = None,
+    merge: bool = True,
+    progress: bool = True,
 ) -> None:
-    """Score every image, and leave the finished shards in ``run``.
+    """Score every image into the folder ``run``, and merge its shards into ``archive.h5``.
 
     Each shard is computed in memory and published whole. Shards that are there already are not
-    computed again; results do not depend on the batch size, the shard size or interruptions.
+    computed again; results do not depend on the batch size, the shard size or interruptions. Images
+    where the encoder is not finite have NaN for scores, and 1 in the column ``failed``.
 
     Args:
         encoder: the map to score; its module is moved to ``device``.
@@ -50,6 +55,10 @@ def score_images(
         provenance: further facts about the encoder that two runs must share to be the same run.
         accept_changes: what may differ from the run that is resumed, by its place in the manifest,
             such as ``"versions.torch"``.
+        share: ``(i, n)`` scores the i-th of n equal shares of the shards, counted from 1, for n
+            processes that each do one; :func:`pullback.archive.merge` gathers them afterwards.
+        merge: whether to merge in the end; never done for a share.
+        progress: whether to show how far it is.
 
     Raises:
         FileExistsError: the folder holds another run, or other files.
@@ -69,9 +78,10 @@ def score_images(
     for change in accepted:
         log.warning("%s, which is accepted", change)
 
-    todo = [shard for shard in list_shards(run, manifest) if not _is_finished(shard)]
-    done = images.count - sum(shard.layout.count for shard in todo)
-    with tqdm(total=images.count, initial=done, unit="image", desc="scoring") as progress:
+    shards = _take_share(list(list_shards(run, manifest)), share)
+    todo = [shard for shard in shards if not _is_finished(shard)]
+    total, left = (sum(shard.layout.count for shard in some) for some in (shards, todo))
+    with show_progress(total, total - left, progress) as report:
         for shard in todo:
             scored = score_shard(
                 encoder,
@@ -80,10 +90,24 @@ def score_images(
                 shard.layout,
                 batch_size=batch_size,
                 device=target,
-                report=progress.update,
+                report=report,
             )
-            origin = Origin([describe_maker(target, accepted)], scored.data_sha256)
+            batch_size = scored.batch_size
+            maker = describe_maker(target, accepted)
+            origin = Origin([maker], scored.data_sha256, scored.failures)
             write(shard.path, shard.layout, [scored.columns], origin)
+    if merge and share is None and (todo or not is_merged(run)):
+        merge_shards(run)
+
+
+def _take_share(shards: list[Shard], share: tuple[int, int] | None) -> list[Shard]:
+    """Every n-th of all shards, not of those left: others may be at work on theirs meanwhile."""
+    if share is None:
+        return shards
+    number, of = share
+    require_integer("the number of shares", of, 1)
+    require_integer("the share", number, 1, of, "their number")
+    return shards[number - 1 :: of]
 
 
 def _is_finished(shard: Shard) -> bool:

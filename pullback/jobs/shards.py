@@ -1,6 +1,7 @@
 """The scores of one shard: a pure function of encoder, images, manifest and range."""
 
 import hashlib
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..archive.layout import Layout
+from ..arguments import NotFiniteError
 from ..eigen import ConvergenceWarning, RankWarning, WarmStart
 from ..maps import Map
 from ..products import library_call
@@ -20,16 +22,27 @@ from .preparation import dtype_of
 from .settings import Settings
 from .sources import Images
 
+log = logging.getLogger("pullback")
+
 _RENAMED = {"residual_norms": "residual_norm"}
 _LEFT_OUT = ("n_products", "directions")
 Columns = dict[str, NDArray]
 
 
 class ScoredShard(NamedTuple):
-    """What :func:`score_shard` makes: columns by name, and the SHA-256 of the images as read."""
+    """What :func:`score_shard` makes.
+
+    Attributes:
+        columns: by name.
+        failures: why images could not be scored, by their index; their columns hold NaN.
+        data_sha256: SHA-256 of the images as read.
+        batch_size: the largest that fits into the memory, as far as is known.
+    """
 
     columns: Columns
+    failures: dict[str, str]
     data_sha256: str
+    batch_size: int
 
 
 def score_shard(
@@ -44,7 +57,9 @@ def score_shard(
 ) -> ScoredShard:
     """Score some images of a run.
 
-    Results depend on the arguments alone, and not on the batch size, except for rounding.
+    Results depend on the arguments alone, and not on the batch size, except for rounding. A batch
+    that does not fit into the memory is halved. An image where the encoder or its derivative is not
+    finite is noted as failed.
 
     Args:
         encoder: the map to score.
@@ -57,53 +72,115 @@ def score_shard(
 
     Raises:
         ValueError: an image cannot be read, is not finite, or has changed since it was listed.
+        MemoryError: a single image does not fit into the memory.
     """
-    settings = Settings.of(manifest)
-    warm = WarmStart() if settings.method == "nystrom" else None
-    sha, batches = hashlib.sha256(), []
-    for first in range(layout.start, layout.stop, batch_size):
-        last = min(first + batch_size, layout.stop)
+    scorer = _Scorer(encoder, Settings.of(manifest), layout, device, batch_size)
+    sha = hashlib.sha256()
+    batches: list[Columns] = []
+    first = layout.start
+    while first < layout.stop:
+        last = min(first + scorer.batch_size, layout.stop)
         values = images.read_finite(first, last)
         sha.update(np.ascontiguousarray(values).data)
-        x = torch.from_numpy(values).to(device, dtype_of(encoder))
-        batches.append(_score_batch(encoder, x, first, settings, warm))
+        batches += scorer.score(torch.from_numpy(values), first)
         report(last - first)
+        first = last
     columns = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
     columns |= images.describe(layout.start, layout.stop)
-    return ScoredShard({name: columns[name] for name in layout.dtypes}, sha.hexdigest())
+    ordered = {name: columns[name] for name in layout.dtypes}
+    return ScoredShard(ordered, scorer.failures, sha.hexdigest(), scorer.batch_size)
 
 
-def _score_batch(
-    encoder: Map, x: Tensor, first: int, settings: Settings, warm_start: WarmStart | None
-) -> Columns:
-    try:
+class _Scorer:
+    """Scores batches, and halves those that do not fit into the memory, or that fail."""
+
+    def __init__(
+        self,
+        encoder: Map,
+        settings: Settings,
+        layout: Layout,
+        device: torch.device | None,
+        batch_size: int,
+    ) -> None:
+        self._encoder = encoder
+        self._settings = settings
+        self._layout = layout
+        self._place = device, dtype_of(encoder)
+        self._warm_start = WarmStart() if settings.method == "nystrom" else None
+        self.batch_size = batch_size
+        self.failures: dict[str, str] = {}
+
+    def score(self, x: Tensor, first: int) -> list[Columns]:
+        """Columns of all images, in one part or several."""
+        try:
+            return [self._score_batch(x.to(*self._place), first)]
+        except NotFiniteError as error:
+            if len(x) == 1:
+                self.failures[str(first)] = str(error).removesuffix(" in sample 0")
+                return [self._failed()]
+        except (RuntimeError, ValueError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(x) == 1:
+                raise MemoryError(f"image {first} alone does not fit into the memory") from error
+            if len(x) // 2 < self.batch_size:
+                self.batch_size = len(x) // 2
+                log.warning("out of memory: going on with batches of %d images", self.batch_size)
+        # Not above, where the error still holds the memory.
+        if self._place[0] is not None and self._place[0].type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(x) // 2
+        return self.score(x[:half], first) + self.score(x[half:], first + half)
+
+    def _score_batch(self, x: Tensor, first: int) -> Columns:
+        settings = self._settings
         with warnings.catch_warnings():
             # They would come once a batch; `pullback info` counts them all.
             warnings.simplefilter("ignore", RankWarning)
             warnings.simplefilter("ignore", ConvergenceWarning)
             scores = score(
-                encoder,
+                self._encoder,
                 x,
                 settings.k,
                 generator=SeedCounter(settings.seed, first),
                 method=settings.method,
                 tol=settings.tol,
-                warm_start=warm_start,
+                warm_start=self._warm_start,
             )
-    except ValueError as error:
-        raise ValueError(f"{error} (sample 0 being image {first} of the data)") from error
-    columns = {
-        _RENAMED.get(name, name): tensor.cpu().numpy()
-        for name, tensor in vars(scores).items()
-        if name not in _LEFT_OUT
-    }
-    columns["converged"] = columns["converged"].astype(np.int8)
-    columns["failed"] = np.zeros(len(x), np.int8)
-    if settings.directions:
-        columns["directions"] = scores.directions.flatten(2).cpu().numpy()
-    if settings.latents:
-        columns |= _encode(encoder, x)
-    return columns
+        columns = {
+            _RENAMED.get(name, name): tensor.cpu().numpy()
+            for name, tensor in vars(scores).items()
+            if name not in _LEFT_OUT
+        }
+        columns["converged"] = columns["converged"].astype(np.int8)
+        columns["failed"] = np.zeros(len(x), np.int8)
+        if settings.directions:
+            columns["directions"] = scores.directions.flatten(2).cpu().numpy()
+        if settings.latents:
+            columns |= _encode(self._encoder, x)
+        return columns
+
+    def _failed(self) -> Columns:
+        """What is written of an image that could not be scored."""
+        one = self._layout.select(0, 1)
+        missing = {"f": np.nan, "i": 0}
+        columns = {
+            name: np.full(one.shape(name), missing[dtype.kind], dtype)
+            for name, dtype in one.dtypes.items()
+            if dtype.kind in missing
+        }
+        return columns | {"failed": np.ones(1, np.int8)}
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether this, or what it was caused by, is what PyTorch or Python says then."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            return True
+        if isinstance(error, RuntimeError) and "not enough memory" in str(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 @library_call

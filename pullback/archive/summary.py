@@ -1,0 +1,106 @@
+"""What a run holds, in a text for the terminal: progress, quantiles of the scores, doubts."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ..eigen import expected_products
+from ..eigen.cost import choose_method
+from .columns import COLUMNS
+from .manifest import read_manifest
+from .run import scan
+from .shards import list_shards
+
+# The columns that tell what is to be doubted.
+DOUBTFUL = ("converged", "eigenvalues", "entropy_error", "failed")
+
+
+def summary(run: Path) -> str:
+    """What a run holds, as a text: encoder, data, progress, quantiles of the scores, doubts."""
+    manifest = read_manifest(run)
+    files = list(list_shards(run, manifest))
+    finished = sum(shard.path.exists() for shard in files)
+    encoder, data, settings = manifest["encoder"], manifest["data"], manifest["score"]
+    archived = "merged into archive.h5" if Path(run, "archive.h5").exists() else "not merged yet"
+    lines = [
+        f"encoder    {encoder.get('factory', '?')}, returns "
+        f"{encoder.get('returns') or 'as found'}, weights {encoder['weights'][:12]}",
+        f"data       {data['name']}: {data['count']} images of shape {tuple(data['event_shape'])}",
+        f"settings   k = {settings['k']}, seed {settings['seed']}, {settings['dtype']}",
+        *_cost_model(manifest),
+        f"shards     {finished} of {len(files)} finished, {archived}",
+    ]
+    columns, doubts = _look_through(run, manifest["columns"])
+    if not doubts.count:
+        return "\n".join(map(plain_text, lines))
+    lines += ["", f"{'':18}{'median':>12}{'5 %':>12}{'95 %':>12}"]
+    for name, values in columns.items():
+        # Values that occur, since there is nothing between −∞ and a number.
+        values = values[~np.isnan(values)]
+        if not len(values):
+            continue
+        quantiles = np.quantile(values, [0.5, 0.05, 0.95], method="inverted_cdf")
+        numbers = "".join(f"{q:12.4g}" for q in quantiles)
+        lines.append(f"{name:18}{numbers}  {COLUMNS[name].long_name}")
+    return "\n".join(map(plain_text, [*lines, "", *doubts.lines()]))
+
+
+def plain_text(text: str) -> str:
+    """One line of what cannot change a terminal: names and messages come from anywhere."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class Doubts:
+    """What is to be doubted of the scores of a run, counted table by table."""
+
+    def __init__(self) -> None:
+        self.count = self._failed = self._unconverged = self._deficient = 0
+        self._error = 0.0
+
+    def add(self, columns: dict[str, np.ndarray]) -> None:
+        """Count more images, by their columns :data:`DOUBTFUL`."""
+        scored = columns["failed"] == 0
+        self.count += len(scored)
+        self._failed += int((~scored).sum())
+        self._unconverged += int((columns["converged"][scored] == 0).any(axis=1).sum())
+        self._deficient += int((columns["eigenvalues"][scored] == 0).any(axis=1).sum())
+        self._error = max(self._error, *columns["entropy_error"][scored].tolist(), 0.0)
+
+    def lines(self) -> list[str]:
+        """What to doubt, a sentence each."""
+        right = self.count - self._unconverged - self._failed
+        failed = [f"{self._failed} of {self.count} images could not be scored"]
+        return [
+            *(failed if self._failed else []),
+            f"{right} of {self.count} images have all eigenpairs converged",
+            f"{self._deficient} of {self.count} images have a rank below k (their eigenvalues end "
+            "in zeros)",
+            f"the largest standard error of an entropy is {self._error:.1e} nat",
+        ]
+
+
+def _look_through(run: Path, held: Iterable[str]) -> tuple[dict[str, np.ndarray], Doubts]:
+    """The scores with one number for each image, and what is to be doubted; never all in memory."""
+    doubts, parts = Doubts(), []
+    names = [n for n in held if COLUMNS[n].dimensions == ("sample",) and COLUMNS[n].dtype is None]
+    shown = [name for name in names if not name.endswith("_error")]
+    for table in scan(run, {*shown, *DOUBTFUL}):
+        doubts.add(table)
+        parts.append([table[name] for name in shown])
+    columns = zip(shown, map(np.concatenate, zip(*parts, strict=True)), strict=False)
+    return dict(columns), doubts
+
+
+def _cost_model(manifest: dict) -> list[str]:
+    """The method, and what each would cost; nothing for runs that do not say."""
+    settings = manifest["score"]
+    if "method" not in settings:
+        return []
+    shape = manifest["encoder"]["outputs"], math.prod(manifest["data"]["event_shape"])
+    expected = expected_products(*shape, settings["k"])
+    cost = ", ".join(f"{name} {products}" for name, products in expected.items())
+    method = settings["method"]
+    chosen = f"auto, that is {choose_method(*shape, settings['k'])}" if method == "auto" else method
+    return [f"method     {chosen}", f"cost model {cost} Jacobian products per image"]
