@@ -59,6 +59,7 @@ PUBLIC = {
         "XLOGX",
         "Estimate",
         "Integrand",
+        "QuadratureWarning",
         "entropy",
         "hutch_plus_plus",
         "hutchinson",

@@ -2,7 +2,7 @@
 
 from .estimators import hutch_plus_plus, hutchinson, xtrace
 from .integrands import EXP, INVERSE, LOG, SQRT, XLOGX, Integrand
-from .quadrature import quadratic_form
+from .quadrature import QuadratureWarning, quadratic_form
 from .records import Estimate
 from .slq import trace_of_function
 from .spectra import NORMALIZATIONS, entropy, trace
@@ -16,6 +16,7 @@ __all__ = [
     "XLOGX",
     "Estimate",
     "Integrand",
+    "QuadratureWarning",
     "entropy",
     "hutch_plus_plus",
     "hutchinson",

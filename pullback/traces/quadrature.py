@@ -3,6 +3,7 @@
 Golub & Meurant, "Matrices, Moments and Quadrature with Applications" (2010), chapters 6 and 7.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,10 @@ from .records import Estimate
 from .tridiagonal import Tridiagonal, tridiagonalise
 
 Interval = tuple[float | Tensor | None, float | Tensor | None]
+
+
+class QuadratureWarning(UserWarning):
+    """The error of a quadrature rule is not known."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,9 @@ def quadratic_form(
         TypeError: ``operator`` is no LinearOperator, f not callable, or steps no integer.
         ValueError: shapes do not match, steps < 1, products are NaN, or a Ritz value lies outside
             of the interval or f's domain.
+
+    Warns:
+        QuadratureWarning: an error is infinite.
     """
     require_square(operator)
     f = as_integrand(f)
@@ -83,7 +91,9 @@ def quadratic_form(
             f"v must be a tensor {operator.dtype} {tuple(operator.shape[:-1])}, got {got}"
         )
     _, T = tridiagonalise(operator, v.unsqueeze(-1), steps, scale=_size(operator))
-    return bracket(T, f, interval).map(lambda tensor: tensor.squeeze(-1)).to(operator.dtype)
+    estimate = bracket(T, f, interval)
+    warn_of_doubts(estimate.std_error, steps)
+    return estimate.to(operator.dtype)
 
 
 def _size(operator: LinearOperator) -> Tensor:
@@ -128,7 +138,8 @@ def bracket(T: Tridiagonal, f: Integrand, interval: Interval | None = None) -> E
     """The Gauss rule for f, its quadrature error, and a lower and an upper bound where known.
 
     A rule outside of its bounds is moved to the nearer one. The error is half the distance of the
-    bounds, or the change by the last step; 0 where the rule is exact. All ``(*starts,)`` float64.
+    bounds, or :func:`_expected_change`; 0 where the rule is exact. All are means over the starts
+    ``(*batch, C)``, ``(*batch,)`` float64.
     """
     ends = _ends(T, f, interval)
     for end in ends:
@@ -148,10 +159,11 @@ def bracket(T: Tridiagonal, f: Integrand, interval: Interval | None = None) -> E
             # The end counts even where the rule is exact: rounding may hide eigenvalues near it.
             nodes = torch.cat([rule.nodes, other.nodes, end.unsqueeze(-1)], dim=-1)
             (lower if side * f.odd_sign > 0 else upper).append((bound, _slack(f, nodes, T)))
-    error = _change_by_last_step(T, value, f)
+    error = _expected_change(T, value, f)
     if lower and upper:
         width = _least(upper) + _least([(-bound, slack) for bound, slack in lower])
-        error = torch.where(width.isfinite(), width.clamp(min=0) / 2, error)
+        half = torch.where(T.exact, 0.0, width.clamp(min=0) / 2).mean(-1)
+        error = torch.where(half.isfinite(), half, error)
     # Where both are infinite, nothing is known.
     below = [
         (bound - slack).nan_to_num(-torch.inf, torch.inf, -torch.inf) for bound, slack in lower
@@ -161,7 +173,22 @@ def bracket(T: Tridiagonal, f: Integrand, interval: Interval | None = None) -> E
     most = torch.stack(above).amin(0) if above else None
     if least is not None or most is not None:
         value = value.clamp(least, most)
-    return Estimate(value, torch.where(T.exact, 0.0, error), least, most)
+    means = [None if bound is None else bound.mean(-1) for bound in (least, most)]
+    return Estimate(value.mean(-1), error, *means)
+
+
+def warn_of_doubts(error: Tensor, steps: int) -> None:
+    """Warn of infinite errors, once."""
+    unknown = error.isinf()
+    if unknown.any():
+        warnings.warn(
+            f"the error of the quadrature is not known for {int(unknown.sum())} of "
+            f"{unknown.numel()} samples: {steps} Lanczos steps have not settled, and no rule gives "
+            "two bounds; take more steps, or an interval that holds all eigenvalues and on which f "
+            "is finite",
+            QuadratureWarning,
+            stacklevel=4,
+        )
 
 
 def _least(bounds: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -178,10 +205,28 @@ def _slack(f: Integrand, nodes: Tensor, T: Tridiagonal) -> Tensor:
     return torch.where(T.mass > 0, change.amax(-1) * T.mass, 0.0)
 
 
-def _change_by_last_step(T: Tridiagonal, value: Tensor, f: Integrand) -> Tensor:
-    if T.diagonal.shape[-1] == 1:
-        return torch.full_like(value, torch.inf)
-    return (value - gauss(T.leading()).apply(f)).abs().nan_to_num(torch.inf, torch.inf)
+def _expected_change(T: Tridiagonal, value: Tensor, f: Integrand) -> Tensor:
+    """Half the way that the rules still have to go, ``(*batch,)``, by those of fewer steps.
+
+    If the changes g_{2n} − g_n fall by a factor ρ from each doubling of n to the next, those to
+    come add up to ρ/(1 − ρ) times the last one. That is right if the rules settle like a power of
+    n, and too much if they settle faster. A logarithm of eigenvalues far below the smallest Ritz
+    value settles slower: the changes hardly fall, or grow, and then nothing is known.
+    """
+    n = T.diagonal.shape[-1]
+    half, quarter = (
+        gauss(T.leading(steps)).apply(f) if steps else torch.full_like(value, torch.nan)
+        for steps in (n // 2, n // 4)
+    )
+    last, before = (
+        torch.where(T.exact, 0.0, change.abs()).mean(-1)
+        for change in (value - half, half - quarter)
+    )
+    size = (T.mass * f(T.diagonal).abs().amax(-1)).mean(-1).nan_to_num(0.0, 0.0)
+    rounding = 4 * n * torch.finfo(torch.float64).eps * size
+    ratio = torch.where(before.isfinite(), last / before, torch.inf)
+    to_come = torch.where(ratio < 1, last * ratio / (1 - ratio), torch.inf)
+    return torch.where(last <= rounding, last, to_come / 2)
 
 
 def _ends(

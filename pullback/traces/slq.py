@@ -13,7 +13,7 @@ from ..products import library_call
 from ..sampling import SampleStreams, as_generator
 from .integrands import XLOGX, Integrand, as_integrand
 from .probes import Complement, sampling_error
-from .quadrature import Interval, bracket, gauss
+from .quadrature import Interval, bracket, gauss, warn_of_doubts
 from .records import Estimate
 from .tridiagonal import Tridiagonal, tridiagonalise
 
@@ -53,12 +53,16 @@ def trace_of_function(
         TypeError: ``operator`` is no LinearOperator, f not callable, or a number no integer.
         ValueError: shapes do not match, a number is too small, products are NaN, or a Ritz value
             lies outside of f's domain.
+
+    Warns:
+        QuadratureWarning: an error is infinite, see :func:`quadratic_form`.
     """
     require_square(operator)
     f = as_integrand(f)
     streams = SampleStreams(operator.batch_shape.numel(), as_generator(generator))
     sample = sample_spectrum(operator, streams, probes, steps, deflate)
     total = sample.total(f, interval)
+    warn_of_doubts(total.std_error, steps)
     return replace(total, std_error=total.std_error + sample.error(f)).to(operator.dtype)
 
 
@@ -81,7 +85,7 @@ class SpectralSample:
 
     def total(self, f: Integrand, interval: Interval | None = None) -> Estimate:
         """Σ f(λ), its quadrature error and its bounds for these probes, ``(*batch,)`` each."""
-        rest = bracket(self.T, f, interval).map(lambda tensor: tensor.mean(-1))
+        rest = bracket(self.T, f, interval)
         known = torch.where(self.deflated, f(self.values), 0.0).sum(-1)
         # A pair's residual r couples it to the rest: two eigenvalues move, by r at most.
         change = f.variation(self.values, self.residuals)
@@ -101,7 +105,8 @@ class SpectralSample:
         """λ₁ ``(*batch,)``, and by how much the last Lanczos step raised it."""
         known = torch.where(self.deflated, self.values, 0.0)
         top = _top(self.T)
-        earlier = _top(self.T.leading()) if self.T.diagonal.shape[-1] > 1 else 0 * top
+        steps = self.T.diagonal.shape[-1]
+        earlier = _top(self.T.leading(steps - 1)) if steps > 1 else 0 * top
         earlier = torch.where(self.T.exact, top, earlier)
         largest, before = (torch.cat([known, tops], -1).amax(-1) for tops in (top, earlier))
         return largest, (largest - before).clamp(min=0)

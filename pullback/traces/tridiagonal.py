@@ -45,10 +45,10 @@ class Tridiagonal:
         """Where the Krylov space is invariant, so that rules have no error, ``(*starts,)`` bool."""
         return (self.off_diagonal == 0).any(-1)
 
-    def leading(self) -> "Tridiagonal":
-        """T one step earlier."""
+    def leading(self, steps: int) -> "Tridiagonal":
+        """T as it was after so many steps."""
         return replace(
-            self, diagonal=self.diagonal[..., :-1], off_diagonal=self.off_diagonal[..., :-1]
+            self, diagonal=self.diagonal[..., :steps], off_diagonal=self.off_diagonal[..., :steps]
         )
 
 

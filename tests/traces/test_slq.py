@@ -7,7 +7,16 @@ import torch
 from linear_operator.operators import DiagLinearOperator, to_linear_operator
 
 import pullback as pb
-from pullback.traces import LOG, SQRT, XLOGX, trace_of_function
+from pullback.traces import (
+    EXP,
+    INVERSE,
+    LOG,
+    SQRT,
+    XLOGX,
+    QuadratureWarning,
+    quadratic_form,
+    trace_of_function,
+)
 from tests.eigen.test_eigsh import HARD, geometric, with_spectrum
 from tests.traces.conftest import bounds
 from tests.traces.test_estimators import DTYPES, N, generator, symmetric
@@ -28,6 +37,37 @@ def test_within_two_standard_errors(ratio, f):
         lower, upper = bounds(estimate)
         assert (lower <= estimate.value).all()
         assert (estimate.value <= upper).all()
+
+
+@pytest.mark.filterwarnings("ignore::pullback.traces.QuadratureWarning")
+@pytest.mark.parametrize("f", [LOG, INVERSE, torch.rsqrt, torch.abs, EXP])
+@pytest.mark.parametrize("condition", [1e2, 1e4, 1e7])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_within_two_standard_errors_where_no_rule_gives_two_bounds(dtype, condition, f):
+    # At default settings, whose steps do not reach the small eigenvalues.
+    eigenvalues = geometric(100, condition ** (-1 / 99)).to(dtype)
+    estimate = trace_of_function(DiagLinearOperator(eigenvalues.expand(40, 100)), f)
+    truth = f(eigenvalues.double()).sum()
+    error = (estimate.value - truth).abs()
+    assert (error <= 2 * estimate.std_error + 1e-5 * truth.abs()).double().mean() >= 0.9
+    # It is said aloud where nothing is known, and only there.
+    assert (estimate.std_error.isinf()).any() <= (f in (INVERSE, torch.rsqrt, LOG))
+    if condition == 1e2:
+        assert estimate.std_error.max() < 0.1 * truth.abs()
+
+
+def test_an_error_that_is_not_known_is_infinite_and_said():
+    eigenvalues = geometric(100, 1e-8 ** (1 / 99))
+    A = DiagLinearOperator(eigenvalues)
+    with pytest.warns(QuadratureWarning, match="not known for 1 of 1 samples: 20 Lanczos steps"):
+        assert trace_of_function(A, INVERSE).std_error == torch.inf
+    with pytest.warns(QuadratureWarning, match="not known for 1 of 1 samples: 3 Lanczos steps"):
+        assert quadratic_form(A, torch.ones_like(eigenvalues), torch.cos, 3).std_error == torch.inf
+    # An interval gives both bounds, and as many steps as there are eigenvalues no error.
+    bounded = trace_of_function(A, INVERSE, interval=(1e-8, None))
+    assert (bounded.value - eigenvalues.reciprocal().sum()).abs() <= 2 * bounded.std_error
+    assert bounded.std_error.isfinite()
+    assert trace_of_function(A, INVERSE, probes=100, steps=100).std_error == 0
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)

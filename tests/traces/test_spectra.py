@@ -115,8 +115,8 @@ def test_what_is_not_accepted():
 
 def test_public_names():
     names = """
-        EXP INVERSE LOG NORMALIZATIONS SQRT XLOGX Estimate Integrand entropy hutch_plus_plus
-        hutchinson quadratic_form trace trace_of_function xtrace
+        EXP INVERSE LOG NORMALIZATIONS SQRT XLOGX Estimate Integrand QuadratureWarning entropy
+        hutch_plus_plus hutchinson quadratic_form trace trace_of_function xtrace
     """
     assert pullback.traces.__all__ == names.split()
     assert all(hasattr(pullback.traces, name) for name in names.split())
