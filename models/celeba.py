@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from pullback.arguments import require_choice
+
 SPLITS = ("train", "valid", "test")
 # Side of the square cut from the centre, and of the image made of it (App. A), in pixels.
 CROP, SIDE = 148, 64
@@ -46,8 +48,7 @@ class CelebA:
     def __init__(
         self, folder: str | Path | None = None, split: str = "train", skip_bad: bool = False
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"split={split!r} is not one of {', '.join(SPLITS)}")
+        require_choice("split", split, SPLITS)
         root = _find(folder)
         self.folder, self.skip_bad = root / _IMAGES, skip_bad
         self.skipped: set[str] = set()

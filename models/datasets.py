@@ -11,6 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pullback.arguments import require_choice
 from pullback.jobs.arrays import read_idx
 
 # Name → (folder of the IDX files, name at openml.org).
@@ -46,12 +47,11 @@ def load(name: str, folder: str | Path | None = None, download: bool = False) ->
         ValueError: the name is unknown, or a file is damaged.
         FileNotFoundError: the files are not there; the message says where they were looked for.
     """
+    require_choice("dataset", name, NAMES)
     if name == "digits":
         return _digits()
     if name == "photos":
         return _photos()
-    if name not in _IDX:
-        raise ValueError(f"data set {name!r} is not one of {', '.join(map(repr, NAMES))}")
     folder = folder or os.environ.get("PULLBACK_DATA")
     places = [Path(folder), Path(folder, _IDX[name][0])] if folder else []
     for place in places:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pullback.arguments import require_choice
+
 LIKELIHOODS = ("gaussian", "bernoulli")
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -96,8 +98,7 @@ def check_likelihood(likelihood: str, has_variance: bool) -> None:
     Raises:
         ValueError: as said.
     """
-    if likelihood not in LIKELIHOODS:
-        raise ValueError(f"likelihood={likelihood!r} is not one of {', '.join(LIKELIHOODS)}")
+    require_choice("likelihood", likelihood, LIKELIHOODS)
     if has_variance and likelihood != "gaussian":
         raise ValueError(
             f"likelihood={likelihood!r} has no variance to learn; a decoder with a learned "

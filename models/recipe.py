@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pullback.arguments import require_choice
+
 from . import losses
 from .vae import VAE
 
@@ -45,9 +47,7 @@ class Recipe:
             raise ValueError(f"the seed must lie between 0 and 2**63 - 1, got {self.seed}")
         losses.check_likelihood(self.likelihood, has_variance=False)
         for name, choices in (("objective", OBJECTIVES), ("schedule", SCHEDULES)):
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"{name}={value!r} is not one of {', '.join(choices)}")
+            require_choice(name, getattr(self, name), choices)
 
     def rate(self, epoch: int) -> float:
         """The learning rate in an epoch, the first being 0."""

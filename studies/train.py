@@ -9,6 +9,7 @@ from models import datasets, training
 from models.celeba import CelebA
 from models.training import Images
 from models.vae import MLPVAE, VAE, ConvVAE
+from pullback.arguments import require_choice
 
 _BATCH = 256
 
@@ -89,11 +90,9 @@ def open_images(
     dataset: str, data: str | None, download: bool = False, skip_bad: bool = False
 ) -> tuple[Images, Images]:
     """Images to train with, and others; the arguments are those of :func:`train`."""
+    require_choice("dataset", dataset, (*datasets.NAMES, "celeba"))
     if dataset == "celeba":
         return CelebA(data, "train", skip_bad), CelebA(data, "test", skip_bad)
-    if dataset not in datasets.NAMES:
-        names = ", ".join((*datasets.NAMES, "celeba"))
-        raise ValueError(f"data set {dataset!r} is not one of {names}")
     split = datasets.load(dataset, data, download)
     return split.train, split.test
 

@@ -134,7 +134,7 @@ def test_nothing_but_corrupt_images(folder):
 
 
 def test_what_is_refused(folder):
-    with pytest.raises(ValueError, match="split='all' is not one of train, valid, test"):
+    with pytest.raises(ValueError, match="split='all' is not one of 'train', 'valid', 'test'"):
         CelebA(folder, "all")
     Image.new("RGB", (147, 218)).save(folder / "img_align_celeba" / "000001.jpg")
     with pytest.raises(ValueError, match="has 147×218 pixels; at least 148×148 are needed"):

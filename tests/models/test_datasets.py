@@ -91,7 +91,7 @@ def test_a_download_happens_only_when_asked_for(tmp_path, monkeypatch):
 
 def test_what_is_refused(tmp_path):
     with pytest.raises(
-        ValueError, match="data set 'cifar' is not one of 'digits', 'photos', 'mnist'"
+        ValueError, match="dataset='cifar' is not one of 'digits', 'photos', 'mnist'"
     ):
         datasets.load("cifar")
     folder = make_folder(tmp_path / "MNIST")

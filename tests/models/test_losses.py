@@ -162,7 +162,9 @@ def test_samples_have_the_law_of_the_encoder():
 
 def test_what_is_refused():
     x = torch.rand(2, 3)
-    with pytest.raises(ValueError, match="likelihood='poisson' is not one of gaussian, bernoulli"):
+    with pytest.raises(
+        ValueError, match="likelihood='poisson' is not one of 'gaussian', 'bernoulli'"
+    ):
         losses.negative_log_likelihood(x, x, "poisson")
     with pytest.raises(ValueError, match=r"'bernoulli' has no variance to learn; .* 'gaussian'"):
         losses.negative_log_likelihood(x, x, "bernoulli", x)

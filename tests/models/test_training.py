@@ -238,9 +238,9 @@ def test_what_is_refused():
         ({"epochs": 0}, "at least 1 epoch and 2 images per step are needed, got 0 and 128"),
         ({"batch_size": 1}, "at least 1 epoch and 2 images per step are needed, got 10 and 1$"),
         ({"seed": -1}, "the seed must lie between 0 and .*, got -1"),
-        ({"likelihood": "poisson"}, "likelihood='poisson' is not one of gaussian, bernoulli"),
-        ({"objective": "vae"}, "objective='vae' is not one of elbo, tcvae"),
-        ({"schedule": "step"}, "schedule='step' is not one of constant, cosine"),
+        ({"likelihood": "poisson"}, "likelihood='poisson' is not one of 'gaussian', 'bernoulli'"),
+        ({"objective": "vae"}, "objective='vae' is not one of 'elbo', 'tcvae'"),
+        ({"schedule": "step"}, "schedule='step' is not one of 'constant', 'cosine'"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
         ({"likelihood": "bernoulli", "learned_variance": True}, "'bernoulli' has no variance to"),
     ]

@@ -113,7 +113,7 @@ def test_what_a_sweep_refuses(tmp_path, capsys):
         (["--count", 0], "count=0 β from 0.01 to 10.0 make no range"),
         (["--highest", 0.010000001], "too close to tell apart"),
         (["--mixup", -1], "the weight of mixup must be 0 or more, and finite, got -1.0"),
-        (["--dataset", "cifar"], "data set 'cifar' is not one of"),
+        (["--dataset", "cifar"], "dataset='cifar' is not one of"),
         (["--out", __file__], "is a file; name a folder"),
     ]
     for options, message in refused:

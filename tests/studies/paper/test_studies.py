@@ -97,7 +97,7 @@ def test_other_settings_are_refused(finished, fast, capsys):
         (("beta", "--images", "1"), "images=1 must be at least 2"),
         (("beta", "--count", "0"), "count=0 β"),
         (("beta", "--epochs", "0"), "at least 1 epoch"),
-        (("beta", "--dataset", "cifar"), "data set 'cifar' is not one of"),
+        (("beta", "--dataset", "cifar"), "dataset='cifar' is not one of"),
         (("beta", "--redraw"), "there is no"),
         (("mixup", "--mixed", "0"), "mixed=0 must be at least 1"),
         (("gallery", "--shown", "0"), "shown=0 must be at least 1"),
