@@ -152,27 +152,27 @@ def _dinov2(attention: str) -> nn.Module:
 
 
 def _latent_distribution(vae: Any) -> pb.Map:
-    return pb.as_map(lambda x: vae.encode(x).latent_dist, "distribution")
+    return pb.as_map(vae.encode, "distribution", pick="latent_dist")
 
 
 def _latents(vae: Any) -> pb.Map:
-    return pb.as_map(lambda x: vae.encode(x).latents, "mean")
+    return pb.as_map(vae.encode, "mean", pick="latents")
 
 
 def _latent(vae: Any) -> pb.Map:
-    return pb.as_map(lambda x: vae.encode(x).latent, "mean")
+    return pb.as_map(vae.encode, "mean", pick="latent")
 
 
 def _decoded(vae: Any) -> pb.Map:
-    return pb.as_map(lambda z: vae.decode(z).sample, "mean")
+    return pb.as_map(vae.decode, "mean", pick="sample")
 
 
 def _from_embeddings(bert: Any) -> pb.Map:
-    return pb.as_map(lambda x: bert(inputs_embeds=x).last_hidden_state, "mean")
+    return pb.as_map(lambda x: bert(inputs_embeds=x), "mean", pick="last_hidden_state", module=bert)
 
 
 def _hidden_state(model: Any) -> pb.Map:
-    return pb.as_map(lambda x: model(x).last_hidden_state, "mean")
+    return pb.as_map(model, "mean", pick="last_hidden_state")
 
 
 _IMAGE, _LATENT = (3, 8, 8), (4, 4, 4)

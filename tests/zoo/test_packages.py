@@ -9,7 +9,7 @@ from torch import Tensor
 import pullback as pb
 from studies.zoo import is_captured
 from studies.zoo.encoders import SPECIMENS, Specimen
-from tests.conftest import dense_jacobian
+from tests.conftest import dense_jacobian, stacked
 
 K = 5
 DTYPES = [torch.float32, torch.float64]
@@ -28,11 +28,7 @@ every_size = pytest.mark.parametrize("size", [1, 3])
 def truth(specimen: Specimen, size: int) -> Tensor:
     """``(B, M, N)``, the Jacobian of the stacked map in float64."""
     encoder = declared(specimen, torch.float64)
-
-    def stacked(x: Tensor) -> Tensor:
-        return torch.cat([part.flatten(1) for part in encoder(x) if part is not None], 1)
-
-    return dense_jacobian(stacked, specimen.inputs(size, torch.float64)).detach()
+    return dense_jacobian(stacked(encoder), specimen.inputs(size, torch.float64)).detach()
 
 
 @functools.cache
@@ -78,6 +74,14 @@ def test_spectra(specimen, dtype, size):
         V, bound = vectors.double(), 2 * tol * values[:, :K]
         assert ((found - values[:, :K]).abs() <= bound).all()
         assert ((G @ V - V * found[:, None]).norm(dim=1) <= bound).all()
+
+
+@every_specimen
+def test_the_declaration_brings_the_weights(specimen):
+    module = specimen.module()
+    encoder = specimen.glue(module)
+    assert encoder.module is module
+    assert encoder.constants() == []
 
 
 @every_specimen
