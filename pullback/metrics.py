@@ -11,12 +11,13 @@ from torch import Tensor
 from .arguments import require_tensor
 from .maps import Map, arrange_given, as_map, leave_inference_mode
 from .operators import PREFIX, JacobianOperator, PullbackMetric
-from .products import refuse_transforms
+from .products import full_precision, refuse_transforms
 from .sampling import SampleStreams, as_generator
 
 Encoder = Map | Callable[..., Any]
 
 
+@full_precision()
 def jacobian(
     fn: Encoder, x: Tensor, *, given: Sequence[Tensor] = (), batch_dims: int = 1
 ) -> JacobianOperator:
@@ -41,6 +42,7 @@ def jacobian(
     return _jacobian(fn, x, given, batch_dims, None)
 
 
+@full_precision()
 def expected_metric(
     encoder: Encoder,
     x: Tensor,
@@ -89,6 +91,7 @@ def expected_metric(
     return PullbackMetric(J, weight, checked=True)
 
 
+@full_precision()
 def sampled_metric(
     encoder: Encoder,
     x: Tensor,

@@ -19,6 +19,7 @@ from .products import (
     Linearization,
     RecentLinearizations,
     find_once,
+    full_precision,
     identity,
     identity_blocks,
     in_transform,
@@ -48,6 +49,7 @@ class OperatorOfProducts(LinearOperator):
         _matmul_broadcast_shape(self.shape, other.shape)
         return self._matmul(other)
 
+    @full_precision()
     def _bilinear_derivative(self, left_vecs: Tensor, right_vecs: Tensor) -> tuple:
         """∂(Σ leftᵀ A right) by each tensor of A, which can be differentiated in its turn."""
         again = torch.is_grad_enabled()
@@ -279,6 +281,7 @@ class PullbackMetric(OperatorOfProducts):
         args = (arg._expand_batch(batch_shape) for arg in self._args)
         return self.__class__(*args, **self._kwargs)
 
+    @full_precision()
     def _matmul(self, rhs: Tensor) -> Tensor:
         if rhs.ndim == 1:
             return self._matmul(rhs.unsqueeze(-1)).squeeze(-1)
@@ -295,6 +298,7 @@ class PullbackMetric(OperatorOfProducts):
         """M times columns ``(*batch, M, C)``."""
         return columns if self.weight is None else self.weight._matmul(columns)
 
+    @full_precision()
     def _diagonal(self) -> Tensor:
         rows, columns = self.jacobian.shape[-2:]
         parts = []
@@ -316,6 +320,7 @@ class PullbackMetric(OperatorOfProducts):
         """
         return self._diagonal().sum(-1)
 
+    @full_precision()
     def to_dense(self) -> Tensor:
         """The matrix itself, ``(*batch, N, N)``: for tests and small N."""
         J = self.jacobian.to_dense()

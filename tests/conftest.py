@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pullback.products import full_precision
+
 
 class SmoothEncoder(nn.Module):
     """x ↦ (mean, log-variance) through one hidden layer."""
@@ -48,6 +50,7 @@ class ConvEncoder(nn.Module):
         return mean, logvar
 
 
+@full_precision()  # convolutions are in TF32 on a GPU unless told
 def dense_jacobian(fn: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """``(B, M, N)`` of a sample-by-sample function, by reverse mode."""
     jacobian = torch.autograd.functional.jacobian(lambda x: fn(x).flatten(1).sum(0), x)

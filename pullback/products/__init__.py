@@ -5,6 +5,7 @@ from .cache import Linearization, RecentLinearizations, find_once
 from .calls import library_call
 from .double_backward import AutogradLinearization
 from .linearize import linearize
+from .precision import full_precision
 from .transforms import in_transform, refuse_transforms
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Linearization",
     "RecentLinearizations",
     "find_once",
+    "full_precision",
     "identity",
     "identity_blocks",
     "in_transform",

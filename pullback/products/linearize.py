@@ -11,6 +11,7 @@ from ..arguments import require_finite
 from .cache import Linearization
 from .double_backward import NOT_FINITE, AutogradLinearization
 from .fallback import are_adjoint, log_uncaptured, relative_distance, rounding_tolerance
+from .precision import full_precision
 
 # Captured functions kept for a map, which may be called with events of several shapes.
 _MOST = 16
@@ -22,6 +23,7 @@ _TIMES, _ROUNDING_ERRORS = 16, 64
 _CAPTURED: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
 
 
+@full_precision()
 def linearize(
     function: Callable[..., Tensor],
     x: Tensor,

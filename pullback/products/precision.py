@@ -7,19 +7,37 @@ changes them, the last to go restores them.
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 _backends: Any = torch.backends
-# By type of device, whose float32 settings there are.
+# By type of device, whose float32 settings there are; those that others inherit come first.
 PLACES: dict[str, tuple[Any, ...]] = {
-    "cpu": (_backends.mkldnn.conv, _backends.mkldnn.matmul, _backends.mkldnn.rnn),
-    "cuda": (_backends.cudnn.conv, _backends.cudnn.rnn, _backends.cuda.matmul),
+    "cpu": (_backends, _backends.mkldnn.conv, _backends.mkldnn.matmul, _backends.mkldnn.rnn),
+    "cuda": (_backends.cudnn, _backends.cudnn.conv, _backends.cudnn.rnn, _backends.cuda.matmul),
 }
 _FULL = ("ieee", "none")
+
+
+class OlderSetting(NamedTuple):
+    """One of before there was ``fp32_precision``; where the two disagree, it cannot be read."""
+
+    read: Callable[[], Any]
+    write: Callable[[Any], None]
+    full: Any
+
+
+_OLDER = (
+    OlderSetting(
+        lambda: _backends.cudnn.allow_tf32,
+        lambda value: setattr(_backends.cudnn, "allow_tf32", value),
+        False,
+    ),
+    OlderSetting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+)
 
 
 class SharedContext:
@@ -65,16 +83,33 @@ def full_precision() -> Iterator[None]:
 
 @contextmanager
 def _raise_settings() -> Iterator[None]:
-    places = [place for of_device in PLACES.values() for place in of_device]
-    lowered = [(place, place.fp32_precision) for place in places]
-    lowered = [(place, setting) for place, setting in lowered if setting not in _FULL]
+    """Full precision in the older settings as well: a map may read them, as cuDNN's flags do."""
+    before = [(place, place.fp32_precision) for places in PLACES.values() for place in places]
+    lowered = _find_lowered()
     try:
-        for place, _ in lowered:
-            place.fp32_precision = "ieee"
+        for older, _ in lowered:
+            older.write(older.full)
+        for place, _ in before:
+            if place.fp32_precision not in _FULL:
+                place.fp32_precision = "ieee"
         yield
     finally:
-        for place, setting in lowered:
-            place.fp32_precision = setting
+        for older, setting in lowered:
+            older.write(setting)
+        for place, setting in before:
+            if place.fp32_precision != setting:
+                place.fp32_precision = setting
+
+
+def _find_lowered() -> list[tuple[OlderSetting, Any]]:
+    """The older settings that allow less than full precision, and what they are."""
+    lowered = []
+    for older in _OLDER:
+        with suppress(RuntimeError):  # the user's newer settings contradict it
+            setting = older.read()
+            if setting != older.full:
+                lowered.append((older, setting))
+    return lowered
 
 
 _RAISED_SETTINGS = SharedContext(_raise_settings)
