@@ -124,7 +124,7 @@ def score(
     streams = SampleStreams(len(x), random)
     with torch.inference_mode():  # operations on small tensors take less time there
         pairs, spectrum = solve(metric, request, streams)
-    warn_of_doubts(pairs, tol)
+    warn_of_doubts(pairs, tol, method)
     return _scores(pairs, spectrum, x.shape[1:])
 
 

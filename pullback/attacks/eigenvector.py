@@ -119,7 +119,7 @@ def eigenpair(
     """The k-th eigenvalue ``(B,)``, its unit vector ``(B, *event)``, and products per sample."""
     metric = expected_metric(inputs.encoder, inputs.x, decoder, given=inputs.given)
     pairs = find_pairs(metric, check_request(metric, request), streams)
-    warn_of_doubts(pairs, request.tol)
+    warn_of_doubts(pairs, request.tol, request.method)
     return pairs.values[:, -1], pairs.vectors[..., -1].reshape(inputs.x.shape), pairs.n_products
 
 

@@ -3,9 +3,9 @@
 from .convergence import ConvergenceWarning, RankWarning
 from .cost import METHODS, expected_products
 from .eigsh import eigsh
-from .records import EigenPairs
+from .records import EigenPairs, SingularTriplets
 from .request import Preconditioner
-from .svds import SingularTriplets, svds
+from .svds import svds
 from .warm_start import WarmStart
 
 __all__ = [

@@ -261,13 +261,19 @@ class Bidiagonalisation:
         images, coupling = first_columns(small_side, k), self.coupling.mT @ first_columns(scaled, k)
         return Candidates(right, images, self.next_block.mT, coupling), small_side
 
-    def spectrum(self) -> Spectrum:
+    def spectrum(self, small: bool = False) -> Spectrum:
         """Ritz values of JJᵀM on the span of U, and the trace outside of it, from the probes.
 
         U has a block more than V: these Ritz values are ahead of those of :meth:`ritz_values`.
+        Those that are ``small`` are rounded like the largest, unless they are asked for.
         """
         B = torch.cat([self.H, self.coupling], dim=-1)
-        values = torch.linalg.eigvalsh(torch.bmm(B, B.mT)).flip(-1).clamp(min=0)
+        if small:
+            values = torch.nn.functional.pad(
+                torch.linalg.svdvals(B).square(), (0, max(0, B.shape[-2] - B.shape[-1]))
+            )
+        else:
+            values = torch.linalg.eigvalsh(torch.bmm(B, B.mT)).flip(-1).clamp(min=0)
         U, MU = self.left.vectors, self.left.weighted
         inside = torch.bmm(MU, self.probe_images)
         left_out = torch.baddbmm(self.probe_images, U.mT, inside, alpha=-1)

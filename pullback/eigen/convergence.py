@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from .records import EigenPairs
+from .records import EigenPairs, SingularTriplets
 
 
 class ConvergenceWarning(UserWarning):
@@ -36,17 +36,19 @@ def zero_below(shape: torch.Size | tuple[int, int], dtype: torch.dtype) -> float
     return max(rounding(shape, dtype) ** 2, gram)
 
 
-def warn_of_doubts(pairs: EigenPairs, tol: float) -> None:
-    """Warn, at most once each, of eigenvalues beyond the rank and of pairs that missed ``tol``."""
-    k = pairs.values.shape[-1]
-    values, residual_norms = pairs.values.reshape(-1, k), pairs.residual_norms.reshape(-1, k)
-    converged = pairs.converged.reshape(-1, k)
+def warn_of_doubts(found: EigenPairs | SingularTriplets, tol: float, method: str = "auto") -> None:
+    """Warn, at most once each, of values beyond the rank and of pairs that missed ``tol``."""
+    k = found.values.shape[-1]
+    values, residual_norms = found.values.reshape(-1, k), found.residual_norms.reshape(-1, k)
+    converged = found.converged.reshape(-1, k)
+    pairs = isinstance(found, EigenPairs)
+    what, of, largest = ("eigen", "metrics", "λ₁") if pairs else ("singular ", "operators", "σ₁")
     rank = (values != 0).sum(-1)
     if (rank < k).any():
         lowest = int(rank.argmin())
         warnings.warn(
-            f"k={k} exceeds the numerical rank of {int((rank < k).sum())} of {len(rank)} metrics "
-            f"(rank {int(rank[lowest])} in sample {lowest}); the eigenvalues beyond it are "
+            f"k={k} exceeds the numerical rank of {int((rank < k).sum())} of {len(rank)} {of} "
+            f"(rank {int(rank[lowest])} in sample {lowest}); the {what}values beyond it are "
             "returned as 0, with orthonormal vectors",
             RankWarning,
             stacklevel=4,
@@ -56,9 +58,20 @@ def warn_of_doubts(pairs: EigenPairs, tol: float) -> None:
         worst = (residual_norms / values.abs().amax(-1, keepdim=True)).masked_fill(converged, 0.0)
         sample, rank_index = divmod(int(worst.argmax()), k)
         warnings.warn(
-            f"eigenpairs of {int(failed.sum())} of {len(failed)} samples missed tol={tol:g}; "
-            f"the worst residual is {worst.max().item():.1e}·λ₁ (sample {sample}, pair "
-            f"{rank_index}); use float64 inputs or a larger tol",
+            f"{'eigenpairs' if pairs else 'singular triplets'} of {int(failed.sum())} of "
+            f"{len(failed)} samples missed tol={tol:g}; the worst residual is "
+            f"{worst.max().item():.1e}·{largest} (sample {sample}, pair {rank_index}); use "
+            + _advice(values.dtype, method),
             ConvergenceWarning,
             stacklevel=4,
         )
+
+
+def _advice(dtype: torch.dtype, method: str) -> str:
+    """What may help, of what has not been tried."""
+    choices = ["a larger tol"]
+    if dtype != torch.float64:
+        choices.insert(0, "float64 inputs")
+    if method not in ("auto", "dual"):
+        choices.insert(0, "method='dual'")
+    return " or ".join(choices)

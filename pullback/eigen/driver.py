@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..operators import PullbackMetric
 from ..sampling import SampleStreams, as_generator
-from .convergence import accepted_residual, zero_below
+from .convergence import accepted_residual, rounding, zero_below
 from .cost import choose_method, steps_before_dual
+from .dense import signs
 from .dual import dual
 from .golub_kahan import golub_kahan
 from .lanczos import lanczos
@@ -23,6 +24,7 @@ from .records import (
     PROBES,
     Candidates,
     EigenPairs,
+    SingularTriplets,
     SolverResult,
     Spectrum,
     merge_samples,
@@ -79,6 +81,36 @@ def find_pairs(operator: LinearOperator, request: Request, streams: SampleStream
     return _unscale(_solve(scaled, request, streams)[0], scaled)
 
 
+def find_triplets(
+    jacobian: LinearOperator, request: Request, streams: SampleStreams
+) -> SingularTriplets:
+    """Leading singular triplets of any operator ``(B, M, N)``."""
+    scaled = bring_near_one(PullbackMetric(jacobian))
+    pairs, images, _ = _solve(scaled, replace(request, triplets=True), streams)
+    J, shape = scaled.jacobian, jacobian.shape[-2:]
+    # The best triplets in the span of the vectors, without a Gram matrix; U is complete.
+    left, values, rotation = torch.linalg.svd(images, full_matrices=False)
+    right = pairs.vectors @ rotation.mT.to(J.dtype)
+    pulled = J._t_matmul(left.to(J.dtype))
+    residuals = (pulled.double() - right.double() * values.unsqueeze(-2)).norm(dim=-2)
+    largest = values[:, 0]
+    noise = rounding(shape, J.dtype) * largest.unsqueeze(-1)
+    zero, accepted = values <= noise, accepted_residual(values, largest, request.tol, J.dtype)
+    accepted = torch.where(zero, torch.maximum(accepted, noise), accepted)
+    exponent = exponents(scaled) / 2
+    require_range(largest, exponent, scaled, "singular values")
+    sign = signs(right)
+    return SingularTriplets(
+        left=left.to(J.dtype) * sign,
+        values=take_back(values.masked_fill(zero, 0.0), exponent).to(J.dtype),
+        right=right * sign,
+        residual_norms=take_back(residuals, exponent).to(J.dtype),
+        converged=residuals <= accepted,
+        n_products=pairs.n_products + request.k,
+        iterations=pairs.iterations,
+    )
+
+
 def _unscale(record: Scaled, operator: LinearOperator) -> Scaled:
     """The record of the operator itself, from that of the scaled one."""
     exponent = exponents(operator)
@@ -104,11 +136,12 @@ def _solve(
     done, rest = (~undone).nonzero()[:, 0], undone.nonzero()[:, 0]
     method = ESCALATION[request.method]
     request = replace(request, method=method, warm_start=None, start=None, max_steps=None)
-    others, _, other = _solve(operator[rest], request, streams.select(rest))
+    others, other_images, other = _solve(operator[rest], request, streams.select(rest))
     merged = merge_samples([(done, select_samples(pairs, done)), (rest, others)])
     iterations = pairs.iterations.index_add(0, rest, others.iterations)
     n_products = pairs.n_products + others.n_products
     pairs = replace(merged, iterations=iterations, n_products=n_products)
+    images = images.index_copy(0, rest, other_images)
     if spectrum is not None and other is not None:
         spectrum = merge_samples([(done, select_samples(spectrum, done)), (rest, other)])
     return pairs, images, spectrum
@@ -140,7 +173,8 @@ def _certify(
     largest = ritz.values.abs().amax(-1)
     if result.norm is not None:
         largest = torch.maximum(largest, result.norm.to(largest))
-    require_range(largest, exponents(operator), operator, "eigenvalues")
+    if not request.triplets:
+        require_range(largest, exponents(operator), operator, "eigenvalues")
     converged = _judge(ritz, largest, request.tol)
     if candidates.images is not None and not converged.all():
         # Rounding has spoilt the candidates. Their images are sound: a step of the power method.

@@ -19,12 +19,15 @@ def dual(metric: PullbackMetric, request: Request, streams: SampleStreams) -> So
     JJᵀ (M×M) has the same non-zero eigenvalues as JᵀJ (N×N), and v = Jᵀu/√λ turns its
     eigenvectors into those of JᵀJ; with a weight, M^½ JJᵀ M^½ and v = JᵀM^½u/√λ. If J has more
     rows than columns, its columns are taken instead. Gram matrices are formed and diagonalised in
-    float64, a few samples at a time. Nothing is random.
+    float64, a few samples at a time. Nothing is random. Triplets, whose squares a Gram matrix would
+    round, come from J itself.
     Candidates are zero beyond the smaller side of J.
     """
     k = request.k
     rows, columns = metric.jacobian.shape[-2:]
     solve_group = _from_rows if rows <= columns else _from_columns
+    if request.triplets:
+        solve_group = _from_all
     size = max(1, MAX_BLOCK // (rows * columns))
     groups = [
         solve_group(metric[start : start + size], k, start)
@@ -60,3 +63,14 @@ def _from_columns(metric: PullbackMetric, k: int, start: int) -> tuple[Tensor, T
     require_finite(G, DERIVATIVE, start)
     values, v = descending_eigh(G)
     return values, v[..., :k].to(metric.dtype), v
+
+
+def _from_all(metric: PullbackMetric, k: int, start: int) -> tuple[Tensor, Tensor, Tensor]:
+    J = metric.jacobian.to_dense()
+    require_finite(J, DERIVATIVE, start)
+    wide = J.shape[-2] <= J.shape[-1]
+    # J = L Qᵀ or Q R: what is left to decompose is small and square.
+    Q, R = torch.linalg.qr((J.mT if wide else J).double())
+    left, sigma, right = torch.linalg.svd(R)
+    v = Q @ left[..., :k] if wide else right.mT[..., :k]
+    return sigma.square(), v.to(J.dtype), right.mT

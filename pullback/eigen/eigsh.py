@@ -74,5 +74,5 @@ def eigsh(
     pairs = map_over_batch(
         metric, lambda part, streams: find_pairs(part, request, streams), generator
     )
-    warn_of_doubts(pairs, tol)
+    warn_of_doubts(pairs, tol, method)
     return pairs

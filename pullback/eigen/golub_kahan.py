@@ -59,7 +59,7 @@ def golub_kahan(metric: PullbackMetric, request: Request, streams: SampleStreams
         elif full or step in (next_check, most):
             lead, accurate = _leading(process, request)
             if accurate.any():
-                spectrum = process.spectrum()
+                spectrum = process.spectrum(request.triplets)
                 before = found if full else None
                 finished = accurate & _is_enough(process, spectrum, lead, before, request)
                 process.freeze(finished)
@@ -98,11 +98,22 @@ def _result(process: Bidiagonalisation, k: int, spectrum: Spectrum | None) -> So
 
 def _leading(process: Bidiagonalisation, request: Request) -> tuple[Tensor, Tensor]:
     """The k leading Ritz values ``(B, k)``, and whether their vectors are accurate, ``(B,)``."""
+    if request.triplets:
+        return _leading_triplets(process, request)
     values, residuals = process.ritz_values()
     k, eps = request.k, torch.finfo(process.dtype).eps
     lead = values[:, :k]
     accepted = torch.maximum(request.tol * lead, 8 * eps * lead[:, :1])
     return lead, (residuals[:, :k] <= accepted).all(1)
+
+
+def _leading_triplets(process: Bidiagonalisation, request: Request) -> tuple[Tensor, Tensor]:
+    """The same for singular triplets, by ‖JᵀM u − σv‖ = ‖Cᵀx‖, without a square of a small σ."""
+    X, sigma, _ = process.svd()
+    k, eps = request.k, torch.finfo(process.dtype).eps
+    residuals = (process.coupling.mT @ X[..., :k]).norm(dim=-2)
+    accepted = torch.maximum(request.tol * sigma[:, :k], 8 * eps * sigma[:, :1])
+    return sigma[:, :k].square(), (residuals <= accepted).all(1)
 
 
 def _is_enough(

@@ -43,6 +43,29 @@ class EigenPairs:
 
 
 @dataclass(frozen=True)
+class SingularTriplets:
+    """The k largest singular triplets J v = σ u of a linear operator.
+
+    Attributes:
+        left: ``(*batch, M, k)``, orthonormal u.
+        values: ``(*batch, k)``, σ, descending; exactly 0 beyond the numerical rank.
+        right: ``(*batch, N, k)``, orthonormal v; the largest entry of each is positive.
+        residual_norms: ``(*batch, k)``, ‖Jᵀu − σv‖₂, from explicit products; J v − σu is 0.
+        converged: ``(*batch, k)`` bool, whether the residual is at most max(tol·σ, 32·eps·σ₁), or
+            rounding error where σ is 0.
+        n_products, iterations: see :class:`EigenPairs`.
+    """
+
+    left: Tensor
+    values: Tensor
+    right: Tensor
+    residual_norms: Tensor
+    converged: Tensor
+    n_products: int
+    iterations: Tensor
+
+
+@dataclass(frozen=True)
 class Spectrum:
     """All that a solver learns of a batch of spectra.
 

@@ -31,6 +31,7 @@ class Request:
             metric, singular vectors on the smaller side of its J, ``(m, p)``.
         max_basis: vectors that are kept for a sample; each method has its own default.
         max_steps: give up on samples that need more.
+        triplets: singular values σ of J are wanted, as accurate as σ₁, rather than their squares.
     """
 
     k: int
@@ -44,6 +45,7 @@ class Request:
     start: Tensor | None = None
     max_basis: int | None = None
     max_steps: int | None = None
+    triplets: bool = False
 
 
 def check_request(operator: LinearOperator, request: Request) -> Request:

@@ -1,36 +1,15 @@
 """`svds`: leading singular triplets of rectangular operators."""
 
-from dataclasses import dataclass
-
 import torch
 from linear_operator import LinearOperator
-from torch import Tensor
 
-from ..arguments import require_integer
+from ..arguments import require_integer, require_square
 from ..operators import PullbackMetric
 from ..products import library_call
-from .eigsh import eigsh
-
-
-@dataclass(frozen=True)
-class SingularTriplets:
-    """The k largest singular triplets J v = σ u of a linear operator.
-
-    Attributes:
-        left: ``(*batch, M, k)``, orthonormal u.
-        values: ``(*batch, k)``, σ, descending; exactly 0 beyond the numerical rank.
-        right: ``(*batch, N, k)``, orthonormal v; the largest entry of each is positive.
-        residual_norms: ``(*batch, k)``, ‖JᵀJ v − σ² v‖₂/σ, which is ‖Jᵀu − σv‖₂; 0 where σ is.
-        converged, n_products, iterations: see :class:`EigenPairs`.
-    """
-
-    left: Tensor
-    values: Tensor
-    right: Tensor
-    residual_norms: Tensor
-    converged: Tensor
-    n_products: int
-    iterations: Tensor
+from .convergence import warn_of_doubts
+from .driver import find_triplets, map_over_batch
+from .records import SingularTriplets
+from .request import Request, check_request
 
 
 @library_call
@@ -43,8 +22,10 @@ def svds(
 ) -> SingularTriplets:
     """The k largest singular triplets of a rectangular operator, such as a Jacobian.
 
-    From the eigenpairs of its Gram operator, see :func:`eigsh`, and k further products. A small
-    singular value has the absolute error of a square root: σ below √eps·σ₁ is uncertain.
+    From the eigenpairs of its Gram operator, see :func:`eigsh`, and k further products. By the
+    methods ``"dual"`` and ``"golub-kahan"``, of which ``"auto"`` takes one, small ones are as
+    accurate as σ₁: about eps·σ₁, and under 4·√max(M, N)·eps·σ₁ they are 0. The others square J, and
+    find nothing under √eps·σ₁; what they miss there has not converged.
 
     Args:
         jacobian: ``(*batch, M, N)``.
@@ -54,18 +35,12 @@ def svds(
     Raises:
         TypeError, ValueError: see :func:`eigsh`; and if k exceeds min(M, N).
     """
+    metric = PullbackMetric(jacobian)
+    require_square(metric)  # its dtype
     k = require_integer("k", k, 1, min(jacobian.shape[-2:]), "min(M, N)")
-    pairs = eigsh(PullbackMetric(jacobian), k, method, tol, generator)
-    # The images σu are orthogonal; QR also completes them where σ is 0.
-    left, R = torch.linalg.qr(jacobian @ pairs.vectors)
-    sign = torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(left.dtype)
-    values = pairs.values.sqrt()
-    return SingularTriplets(
-        left=left * sign.unsqueeze(-2),
-        values=values,
-        right=pairs.vectors,
-        residual_norms=torch.where(values > 0, pairs.residual_norms / values, 0.0),
-        converged=pairs.converged,
-        n_products=pairs.n_products + k,
-        iterations=pairs.iterations,
+    request = check_request(metric, Request(k, method, tol))
+    triplets = map_over_batch(
+        jacobian, lambda part, streams: find_triplets(part, request, streams), generator
     )
+    warn_of_doubts(triplets, tol, method)
+    return triplets

@@ -1,5 +1,7 @@
 """svds against scipy and dense."""
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.sparse.linalg
@@ -43,3 +45,35 @@ def test_svds_of_a_jacobian_and_beyond_its_rank():
     torch.testing.assert_close(triplets.left.mT @ triplets.left, torch.eye(4).double())
     with pytest.raises(ValueError, match="k=9 must lie between 1 and min"):
         pb.svds(J, 9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12)])
+@pytest.mark.parametrize("method", ["auto", "dual", "golub-kahan"])
+def test_small_singular_values_down_to_rounding(method, shape, dtype):
+    eps = torch.finfo(dtype).eps
+    sigma = torch.logspace(0, float(np.log10(100 * eps)), 9, dtype=torch.float64)
+    J = with_spectrum(sigma.square(), *shape)
+    for size in (1.0, 1e-25 if dtype == torch.float32 else 1e-250):
+        triplets = pb.svds(DenseLinearOperator((J * size).to(dtype)), 9, method)
+        values = triplets.values.double() / size
+        torch.testing.assert_close(values, sigma, rtol=1e-4, atol=20 * eps)
+        assert triplets.converged.all()
+        left, right = triplets.left.double(), triplets.right.double()
+        torch.testing.assert_close(J @ right, left * values, rtol=0, atol=40 * eps)
+        torch.testing.assert_close(J.mT @ left, right * values, rtol=0, atol=40 * eps)
+    with pytest.warns(pb.RankWarning, match="rank 9"):
+        triplets = pb.svds(DenseLinearOperator(J.to(dtype)), 12, method)
+    assert (triplets.values[9:] == 0).all()
+    assert triplets.converged.all()
+
+
+@pytest.mark.parametrize("method", ["lanczos", "lobpcg", "nystrom"])
+def test_small_singular_values_that_a_method_squares_away_have_not_converged(method):
+    sigma = torch.logspace(0, -12, 13, dtype=torch.float64)
+    J = with_spectrum(sigma.square(), 60, 80)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        triplets = pb.svds(DenseLinearOperator(J), 13, method)
+    wrong = (triplets.values - sigma).abs() > 1e-3 * sigma
+    assert not (wrong & triplets.converged).any()
