@@ -134,6 +134,9 @@ def _parser() -> ArgumentParser:
     score.add_argument("--directions", action="store_true", help="store the eigenvectors as well")
     score.add_argument("--tol", type=float, default=1e-4, help="of eigenpairs, relative")
     score.add_argument(
+        "--entropy-tol", type=float, default=1e-3, help="standard error of the entropy, in nats"
+    )
+    score.add_argument(
         "--latents",
         type=bool | None,
         metavar="{true,false}",
@@ -178,6 +181,7 @@ def _score(options: Namespace) -> int:
         options.method,
         options.tol,
         options.latents,
+        options.entropy_tol,
     )
     share = _share(options.shards)
     # An encoder without given weights should be the same one when the run is resumed.

@@ -17,7 +17,7 @@ class Settings:
         directions: whether the eigenvectors are stored too.
         method: see :func:`pullback.score`; ``"nystrom"`` learns its sketch anew in every shard, so
             that a shard does not depend on those before it.
-        tol: see :func:`pullback.score`.
+        tol, entropy_tol: see :func:`pullback.score`.
         latents: whether mean and standard deviation of the codes are stored too; None for where a
             code has at most 1024 numbers.
     """
@@ -28,11 +28,13 @@ class Settings:
     method: str = "auto"
     tol: float = 1e-4
     latents: bool | None = None
+    entropy_tol: float = 1e-3
 
     def __post_init__(self) -> None:
         require_choice("method", self.method, ("auto", *METHODS))
         require_integer("seed", self.seed, 0, 2**63 - 1)
         require_positive("tol", self.tol)
+        require_positive("entropy_tol", self.entropy_tol)
 
     @classmethod
     def of(cls, manifest: dict[str, Any]) -> "Settings":

@@ -145,6 +145,7 @@ class _Scorer:
                 generator=SeedCounter(settings.seed, first),
                 method=settings.method,
                 tol=settings.tol,
+                entropy_tol=settings.entropy_tol,
                 warm_start=self._warm_start,
             )
         columns = {

@@ -39,6 +39,7 @@ def test_every_shard_says_how_it_was_made_and_the_archive_sums_up(place):
     assert bytes(attributes["title"]) == b"Robustness scores of data.npz under declared"
     assert merged["makers"][0]["command"] in bytes(attributes["history"]).decode()
     assert archive.read_manifest("run")["score"]["tol"] == 1e-4
+    assert archive.read_manifest("run")["score"]["entropy_tol"] == 1e-3
 
 
 def test_the_checksum_of_the_images_is_that_of_what_was_read(place):
