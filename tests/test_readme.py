@@ -8,15 +8,23 @@ import numpy as np
 from pullback import cli
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+BLOCKS_AND_OUTPUTS = re.findall(
+    r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", README, re.DOTALL
+)
+BLOCKS = [block for block, _ in BLOCKS_AND_OUTPUTS]
 
 
-def test_the_python_examples_one_after_the_other():
+def test_the_python_examples_one_after_the_other(capsys):
+    """They run as they stand, and print what stands below them."""
     names: dict[str, object] = {}
-    for block in BLOCKS:
+    shown = 0
+    for block, output in BLOCKS_AND_OUTPUTS:
         if not block.startswith("# my_encoder.py"):
             exec(compile(block, "README.md", "exec"), names)
+            assert capsys.readouterr().out == output
+            shown += bool(output)
     assert "attack" in names
+    assert shown >= 1
 
 
 def test_the_encoder_for_the_command_line(tmp_path, monkeypatch, capsys):
