@@ -112,6 +112,7 @@ spectra = st.one_of(
 )
 
 
+@pytest.mark.filterwarnings("ignore::pullback.traces.QuadratureWarning")
 @settings(deadline=None, max_examples=200)
 @given(
     eigenvalues=spectra,
@@ -184,6 +185,7 @@ def test_bounds_close_in_on_the_truth(name, dtype):
     assert widths[3] <= rounding
 
 
+@pytest.mark.filterwarnings("ignore::pullback.traces.QuadratureWarning")
 def test_which_rule_bounds_which_function():
     operator, v = DiagLinearOperator(geometric(30, 0.8)), start(30, 1)[:, 0]
     # x log x: the Gauss rule is the lower bound, but for rounding.
