@@ -74,21 +74,31 @@ def _run(options: Namespace) -> int:
 
 @contextmanager
 def _stopping_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP stop a run as Ctrl-C does, unless they are ignored, as by nohup."""
+    """SIGTERM and SIGHUP stop a run as Ctrl-C does, unless they are ignored, as by nohup.
+
+    Python drops an exception that a signal raises within the clean-up of an object. So an alarm
+    repeats it until it is heard.
+    """
 
     def stop(number: int, _: FrameType | None) -> None:
-        raise KeyboardInterrupt(number)
+        if number != signal.SIGALRM:
+            stopped.append(number)
+        signal.setitimer(signal.ITIMER_REAL, 2.0)
+        raise KeyboardInterrupt(stopped[0])
 
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    numbers = [getattr(signal, name) for name in names]
-    taken = [n for n in numbers if signal.getsignal(n) == signal.SIG_DFL]
+    stopped: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    taken = {number: handler for number, handler in before.items() if handler in usual}
     for number in taken:
         signal.signal(number, stop)
     try:
         yield
     finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in taken.items():
+            signal.signal(number, handler)
 
 
 class _Plain(logging.Formatter):

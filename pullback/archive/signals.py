@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # the last one is not everywhere
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM")  # the last two are not everywhere
 
 
 @contextmanager

@@ -135,6 +135,34 @@ def test_a_run_that_is_told_to_stop(place, name):
     assert score() == 0
 
 
+def test_a_signal_whose_exception_python_drops(place):
+    """As it does with one that is raised within the clean-up of an object."""
+    (place / "dropping.py").write_text(
+        "import os, signal, time\n"
+        "from encoders import Pair\n"
+        "class Last:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(0.1)\n"
+        "def dropping():\n"
+        "    last = Last()\n"
+        "    del last\n"
+        "    for _ in range(600):\n"
+        "        time.sleep(0.1)\n"
+        "    return Pair()\n"
+    )
+    command = [*COMMAND, "score", "--encoder", "dropping.py:dropping", *SCORE[3:]]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert done.returncode == 130
+    assert done.stderr.endswith("interrupted; the same command again resumes the run\n")
+
+
 def test_images_where_the_encoder_is_not_finite(place, capsys, caplog):
     images = np.random.default_rng(0).random((20, 4, 4), dtype=np.float32) / 100
     images[13], images[17] = 1, 2
