@@ -49,6 +49,12 @@ class OperatorOfProducts(LinearOperator):
         _matmul_broadcast_shape(self.shape, other.shape)
         return self._matmul(other)
 
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """On another device or in another dtype; arguments are those of ``torch.Tensor.to``."""
+        # linear_operator overlooks devices given as strings.
+        like = torch.empty(0, dtype=self.dtype, device=self.device).to(*args, **kwargs)
+        return super().to(device=like.device, dtype=like.dtype)
+
     @full_precision()
     def _bilinear_derivative(self, left_vecs: Tensor, right_vecs: Tensor) -> tuple:
         """∂(Σ leftᵀ A right) by each tensor of A, which can be differentiated in its turn."""
@@ -174,6 +180,10 @@ class JacobianOperator(OperatorOfProducts):
         if rhs.ndim == 1:
             return self._product(rhs.unsqueeze(-1), transposed).squeeze(-1)
         refuse_transforms()
+        if rhs.device != self.device:
+            raise ValueError(
+                f"the vectors are on {rhs.device} but the operator on {self.device}; move one"
+            )
         linearization = self._linearization()
         product = linearization.vjp if transposed else linearization.jvp
         return with_batch_as_columns(product, rhs, self.batch_shape)

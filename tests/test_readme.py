@@ -8,9 +8,7 @@ import numpy as np
 from pullback import cli
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-BLOCKS_AND_OUTPUTS = re.findall(
-    r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", README, re.DOTALL
-)
+BLOCKS_AND_OUTPUTS = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", README, re.DOTALL)
 BLOCKS = [block for block, _ in BLOCKS_AND_OUTPUTS]
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..arguments import require_finite
 from ..maps import Map, as_map, leave_inference_mode
 from ..metrics import Encoder
+from ..products.double_backward import double_backward_settings
 from .checks import check_clip, check_inside
 from .records import Perturbation
 from .spheres import norms, samplewise
@@ -102,7 +103,7 @@ class AttackedInputs:
 
     def ascent(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """The displacement, and its gradient with respect to x_c, ``(B, *event)``; two passes."""
-        with torch.inference_mode(False), torch.enable_grad():
+        with double_backward_settings():  # one derivative, but cuDNN has none in eval mode
             moved = self.moved(step).requires_grad_()
             displacement = self._displacement(moved)
             (gradient,) = torch.autograd.grad(displacement.sum(), moved)

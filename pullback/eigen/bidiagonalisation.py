@@ -14,7 +14,7 @@ from ..arguments import require_finite
 from ..operators import PullbackMetric
 from ..sampling import SampleStreams
 from .convergence import rounding
-from .dense import combine_rows, first_columns, reciprocal
+from .dense import combine_rows, eigh, eigvalsh, first_columns, reciprocal, svd
 from .records import PROBES, Candidates, Spectrum
 from .small_side import DERIVATIVE, WeightedBasis, weigh, wide_jacobian
 
@@ -237,13 +237,13 @@ class Bidiagonalisation:
     def ritz_values(self) -> tuple[Tensor, Tensor]:
         """Ritz values σ², ``(B, s)``, descending, and the residual norms of their pairs."""
         # Of HᵀH rather than of H: its small eigenvalues are rounding error, and do not matter here.
-        values, Y = torch.linalg.eigh(self.H.mT @ self.H)
+        values, Y = eigh(self.H.mT @ self.H)
         residuals = (self.coupling.mT @ (self.H @ Y)).norm(dim=-2)
         return values.flip(-1).clamp(min=0), residuals.flip(-1)
 
     def svd(self) -> tuple[Tensor, Tensor, Tensor]:
         """H = X diag(σ) Yᵀ: X ``(B, j, s)``, σ ``(B, s)``, Y ``(B, s, s)``."""
-        X, sigma, Yt = torch.linalg.svd(self.H, full_matrices=False)
+        X, sigma, Yt = svd(self.H)
         return X, sigma, Yt.mT
 
     def candidates(self, k: int) -> tuple[Candidates, Tensor]:
@@ -270,10 +270,10 @@ class Bidiagonalisation:
         B = torch.cat([self.H, self.coupling], dim=-1)
         if small:
             values = torch.nn.functional.pad(
-                torch.linalg.svdvals(B).square(), (0, max(0, B.shape[-2] - B.shape[-1]))
+                svd(B)[1].square(), (0, max(0, B.shape[-2] - B.shape[-1]))
             )
         else:
-            values = torch.linalg.eigvalsh(torch.bmm(B, B.mT)).flip(-1).clamp(min=0)
+            values = eigvalsh(torch.bmm(B, B.mT)).flip(-1).clamp(min=0)
         U, MU = self.left.vectors, self.left.weighted
         inside = torch.bmm(MU, self.probe_images)
         left_out = torch.baddbmm(self.probe_images, U.mT, inside, alpha=-1)

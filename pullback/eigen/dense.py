@@ -8,6 +8,26 @@ from torch import Tensor
 DEPENDENT = 1e-6
 
 
+def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, ascending, and eigenvectors of symmetric matrices ``(*, m, m)``, on the host.
+
+    On a GPU, batches may come out wrong without a word, and go matrix by matrix if they are large.
+    """
+    values, vectors = torch.linalg.eigh(matrix.cpu())
+    return values.to(matrix.device), vectors.to(matrix.device)
+
+
+def eigvalsh(matrix: Tensor) -> Tensor:
+    """The eigenvalues alone."""
+    return torch.linalg.eigvalsh(matrix.cpu()).to(matrix.device)
+
+
+def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U, σ, descending, and Vᵀ of matrices ``(*, m, n)``, thin, on the host as :func:`eigh`."""
+    U, sigma, Vt = torch.linalg.svd(matrix.cpu(), full_matrices=False)
+    return U.to(matrix.device), sigma.to(matrix.device), Vt.to(matrix.device)
+
+
 def symmetrise(matrix: Tensor) -> Tensor:
     """(A + Aᵀ)/2, symmetric to the last bit."""
     return (matrix + matrix.mT) / 2
@@ -15,7 +35,7 @@ def symmetrise(matrix: Tensor) -> Tensor:
 
 def descending_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues ``(*, m)``, descending, and eigenvectors of symmetric matrices ``(*, m, m)``."""
-    values, vectors = torch.linalg.eigh(symmetrise(matrix))
+    values, vectors = eigh(symmetrise(matrix))
     return values.flip(-1), vectors.flip(-1)
 
 
@@ -26,21 +46,19 @@ def padded_eigh(matrix: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """
     bound = torch.linalg.matrix_norm(matrix)
     below = torch.where(bound > 0, -2 * bound, -1.0).unsqueeze(-1)
-    values, vectors = torch.linalg.eigh(matrix + torch.diag_embed(torch.where(valid, 0.0, below)))
-    return values, vectors
+    return eigh(matrix + torch.diag_embed(torch.where(valid, 0.0, below)))
 
 
 def tridiagonal_eigh(diagonal: Tensor, off_diagonal: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues, ascending, and eigenvectors of tridiagonals ``(*, m)``, ``(*, m − 1)``."""
     matrix = torch.diag_embed(diagonal)
     matrix = matrix + torch.diag_embed(off_diagonal, 1) + torch.diag_embed(off_diagonal, -1)
-    values, vectors = torch.linalg.eigh(matrix)
-    return values, vectors
+    return eigh(matrix)
 
 
 def square_root(matrix: Tensor) -> Tensor:
     """The symmetric root of symmetric positive semi-definite matrices."""
-    values, vectors = torch.linalg.eigh(symmetrise(matrix))
+    values, vectors = eigh(symmetrise(matrix))
     return vectors * values.clamp(min=0).sqrt().unsqueeze(-2) @ vectors.mT
 
 
@@ -85,7 +103,7 @@ def orthonormalise(block: Tensor, basis: Tensor) -> Tensor:
     for _ in range(2):
         block, _ = project_out(block, basis)
         block = normalise(torch.where(block.norm(dim=-2, keepdim=True) > DEPENDENT, block, 0.0))
-        squares, rotation = torch.linalg.eigh(block.mT @ block)
+        squares, rotation = eigh(block.mT @ block)
         lengths = torch.where(squares > DEPENDENT**2, squares, torch.inf).sqrt()
         block = block @ (rotation / lengths.unsqueeze(-2))
     return block

@@ -13,7 +13,7 @@ from ..operators import PullbackMetric
 from ..sampling import SampleStreams, as_generator
 from .convergence import accepted_residual, rounding, zero_below
 from .cost import choose_method, steps_before_dual
-from .dense import signs
+from .dense import signs, svd
 from .dual import dual
 from .golub_kahan import golub_kahan
 from .lanczos import lanczos
@@ -89,7 +89,7 @@ def find_triplets(
     pairs, images, _ = _solve(scaled, replace(request, triplets=True), streams)
     J, shape = scaled.jacobian, jacobian.shape[-2:]
     # The best triplets in the span of the vectors, without a Gram matrix; U is complete.
-    left, values, rotation = torch.linalg.svd(images, full_matrices=False)
+    left, values, rotation = svd(images)
     right = pairs.vectors @ rotation.mT.to(J.dtype)
     pulled = J._t_matmul(left.to(J.dtype))
     residuals = (pulled.double() - right.double() * values.unsqueeze(-2)).norm(dim=-2)

@@ -7,7 +7,7 @@ from ..arguments import require_finite
 from ..operators import PullbackMetric
 from ..products import MAX_BLOCK
 from ..sampling import SampleStreams
-from .dense import descending_eigh, first_columns, square_root
+from .dense import descending_eigh, first_columns, square_root, svd
 from .records import Candidates, SolverResult, Spectrum
 from .request import Request
 from .small_side import DERIVATIVE
@@ -71,6 +71,6 @@ def _from_all(metric: PullbackMetric, k: int, start: int) -> tuple[Tensor, Tenso
     wide = J.shape[-2] <= J.shape[-1]
     # J = L Qᵀ or Q R: what is left to decompose is small and square.
     Q, R = torch.linalg.qr((J.mT if wide else J).double())
-    left, sigma, right = torch.linalg.svd(R)
+    left, sigma, right = svd(R)
     v = Q @ left[..., :k] if wide else right.mT[..., :k]
     return sigma.square(), v.to(J.dtype), right.mT

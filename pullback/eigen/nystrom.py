@@ -7,7 +7,7 @@ from ..arguments import require_finite
 from ..operators import PullbackMetric
 from ..sampling import SampleStreams
 from .convergence import rounding
-from .dense import combine_rows, descending_eigh, first_columns, symmetrise
+from .dense import combine_rows, descending_eigh, eigh, first_columns, symmetrise
 from .records import PROBES, Candidates, SolverResult, Spectrum
 from .request import Request
 from .small_side import DERIVATIVE, weigh, wide_jacobian
@@ -40,7 +40,7 @@ def nystrom(metric: PullbackMetric, request: Request, streams: SampleStreams) ->
 
     # V = Yᵀ T is orthonormal; directions that rounding hides become columns of zeros.
     noise = rounding((rows, columns), metric.dtype)
-    squares, c = torch.linalg.eigh(symmetrise(MW.mT @ Z))
+    squares, c = eigh(symmetrise(MW.mT @ Z))
     kept = (squares > noise * squares[:, -1:]) & (squares > 0)
     T = c * torch.where(kept, squares, torch.inf).rsqrt().unsqueeze(-2)
     JV = Z @ T

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import require_integer
+from .dense import eigh
 
 
 class WarmStart:
@@ -31,7 +32,7 @@ class WarmStart:
         """``(m, p)`` float64, orthonormal, m the smaller side of J; None before the first batch."""
         if self._total is None:
             return None
-        return torch.linalg.eigh(self._total)[1].flip(-1)[:, : self.size]
+        return eigh(self._total)[1].flip(-1)[:, : self.size]
 
     def learn(self, small_side: Tensor) -> None:
         """Add a batch: ``(B, m, r)``, left singular vectors, each as long as its singular value.

@@ -6,7 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .inputs import check_given, check_input, check_mode, find_misplaced
+from .inputs import (
+    MisplacedTensorError,
+    check_given,
+    check_input,
+    check_mode,
+    find_misplaced,
+)
 from .modules import (
     ModuleCall,
     find_module,
@@ -14,6 +20,7 @@ from .modules import (
     is_script,
     leave_inference_mode,
     named_tensors,
+    plain_tensors,
     unwrap,
 )
 from .outputs import Pick, Signature, read_output, require_declaration, stack
@@ -116,9 +123,15 @@ class Map:
 
     def _apply(self, x: Tensor, given: Sequence[Tensor], tensors: dict[str, Tensor] | None) -> Any:
         x = x.clone()  # which the function may change in place
-        if self._call is None:
-            return self.fn(x, *given)
-        return self._call.call_with(tensors or {}, (x, *given))
+        try:
+            if self._call is None:
+                return self.fn(x, *given)
+            return self._call.call_with(tensors or {}, (x, *given))
+        except RuntimeError as error:
+            misplaced = find_misplaced(self._find_all_tensors(), x)
+            if misplaced is not None and any(word in str(error) for word in ("type", "device")):
+                raise MisplacedTensorError(misplaced) from error
+            raise
 
     def tensors(self) -> dict[str, Tensor]:
         """The module's floating-point parameters and buffers, by name."""
@@ -174,10 +187,9 @@ class Map:
         """Mean and std, or a sentence that says why they cannot be had."""
         try:
             output = self._apply(x, given, tensors or self.tensors())
+        except MisplacedTensorError:
+            raise
         except Exception as error:
-            misplaced = find_misplaced(self._find_tensors(), x)
-            if misplaced is not None and any(word in str(error) for word in ("type", "device")):
-                raise TypeError(misplaced) from error
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given)
             further = f" with given tensors of shape {shapes}" if given else ""
             raise ValueError(
@@ -195,6 +207,10 @@ class Map:
                 if isinstance(tensor, Tensor):
                     tensors.setdefault(id(tensor), (".".join(filter(None, (name, inner))), tensor))
         return list(tensors.values())
+
+    def _find_all_tensors(self) -> list[tuple[str, Tensor]]:
+        """Plain attributes of modules as well, which a module does not take along when it moves."""
+        return [*self._find_tensors(), *(pair for m in self.modules() for pair in plain_tensors(m))]
 
     def _check_part_of_module(self, x: Tensor, given: Sequence[Tensor]) -> None:
         """Refuse a module that was named although the function does not use it."""

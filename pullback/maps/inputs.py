@@ -73,13 +73,18 @@ def check_mode(modules: Iterable[nn.Module]) -> None:
                 )
 
 
+class MisplacedTensorError(TypeError):
+    """A tensor of a map has another dtype or device than its input, and the map failed."""
+
+
 def find_misplaced(tensors: Iterable[tuple[str, Tensor]], x: Tensor) -> str | None:
-    """Why a map failed, if that is because a tensor of it has another dtype or device than x."""
-    for name, tensor in tensors:
-        if not tensor.is_floating_point():
-            continue
+    """Why a map failed, if that is because a tensor of it has another dtype or device than x.
+
+    Integers come last: as indices they may be elsewhere.
+    """
+    for name, tensor in sorted(tensors, key=lambda pair: not pair[1].is_floating_point()):
         what = f"the map's {name!r}" if name else "a tensor of the map"
-        if tensor.dtype != x.dtype:
+        if tensor.is_floating_point() and tensor.dtype != x.dtype:
             return (
                 f"x is {plain(x.dtype)} but {what} is {plain(tensor.dtype)}; "
                 f"convert one of them, e.g. module.to({x.dtype})"

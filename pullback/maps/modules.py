@@ -94,6 +94,14 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers()
 
 
+def plain_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Attributes of a module and of its parts that are tensors, but no parameters or buffers."""
+    for prefix, part in module.named_modules():
+        for name, value in vars(part).items():
+            if isinstance(value, Tensor):
+                yield f"{prefix}.{name}".lstrip("."), value
+
+
 def find_reachable(thing: Any) -> Iterator[Found]:
     """Modules and tensors that a call would use: the callable itself, its owner, its closure.
 

@@ -115,8 +115,9 @@ class AutogradLinearization:
 def double_backward_settings() -> Iterator[None]:
     """Where a function runs that is to be differentiated twice, by autograd in full precision.
 
-    Attention takes the plain kernel, as the fused ones have no second derivative; what has none in
-    PyTorch, or a wrong one, is computed from operations that have; no layer refuses a batch of one.
+    Attention and recurrent layers take the plain kernels, as the fused ones and those of cuDNN have
+    no second derivative; what has none in PyTorch, or a wrong one, is computed from operations that
+    have; no layer refuses a batch of one.
     """
     with (
         torch.inference_mode(False),
@@ -184,9 +185,30 @@ def _instance_norm(
     return result if bias is None else result + bias.view(shape)
 
 
+def _without_cudnn(layer: Callable[..., Any]) -> Callable[..., Any]:
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        with _NO_CUDNN:
+            return layer(*args, **kwargs)
+
+    return plain
+
+
+@contextmanager
+def _switch_off_cudnn() -> Iterator[None]:
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
+
+
+_NO_CUDNN = SharedContext(_switch_off_cudnn)
+_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 _REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
     group_norm: _group_norm,
     hardsigmoid: _hardsigmoid,
     instance_norm: _instance_norm,
+    **{layer: _without_cudnn(layer) for layer in _RECURRENT},
 }
 _PLAIN_ATTENTION = SharedContext(lambda: sdpa_kernel(SDPBackend.MATH))
