@@ -64,7 +64,7 @@ LEFT_BEHIND: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", LEFT_BEHIND)
 def test_a_tensor_on_another_device_is_named(name):
-    with pytest.raises(TypeError, match=f"x is on cpu but the map's '{name}' is on meta; move one"):
+    with pytest.raises(TypeError, match=f"but the map's '{name}' is on meta; move one"):
         pb.score(pb.as_map(LEFT_BEHIND[name]), torch.rand(2, 6), k=2)
 
 
@@ -74,7 +74,7 @@ def test_a_tensor_that_a_metric_leaves_behind_is_named():
     for grad in (True, False):
         with (
             torch.set_grad_enabled(grad),
-            pytest.raises(TypeError, match="x is on meta but the map's 'scale' is on cpu; move"),
+            pytest.raises(TypeError, match=r"x is on meta but the map's 'scale' is on .*; move"),
         ):
             metric @ torch.rand(2, 6, 1, device="meta")
 
@@ -82,7 +82,7 @@ def test_a_tensor_that_a_metric_leaves_behind_is_named():
 def test_vectors_on_another_device_are_refused():
     metric = pb.expected_metric(NET, torch.rand(2, 6))
     for operator in (metric, metric.jacobian):
-        with pytest.raises(ValueError, match="vectors are on meta but the operator on cpu; move"):
+        with pytest.raises(ValueError, match=r"vectors are on meta but the operator on .*; move"):
             operator @ torch.rand(2, 6, 1, device="meta")
 
 

@@ -83,10 +83,10 @@ def test_nodes_and_weights_agree_with_scipy():
     rule = gauss(T)
     for i in range(2):
         values, vectors = scipy.linalg.eigh_tridiagonal(
-            T.diagonal[i].numpy(), T.off_diagonal[i, :-1].numpy()
+            T.diagonal[i].cpu().numpy(), T.off_diagonal[i, :-1].cpu().numpy()
         )
-        np.testing.assert_allclose(rule.nodes[i], values, atol=1e-13)
-        np.testing.assert_allclose(rule.weights[i] / T.mass[i], vectors[0] ** 2, atol=1e-12)
+        np.testing.assert_allclose(rule.nodes[i].cpu(), values, atol=1e-13)
+        np.testing.assert_allclose((rule.weights[i] / T.mass[i]).cpu(), vectors[0] ** 2, atol=1e-12)
 
 
 def test_a_form_agrees_with_scipy():
@@ -96,9 +96,9 @@ def test_a_form_agrees_with_scipy():
         (SQRT, scipy.linalg.sqrtm),
         (EXP, scipy.linalg.expm),
     ):
-        expected = v.numpy() @ dense(A.numpy()) @ v.numpy()
+        expected = v.cpu().numpy() @ dense(A.cpu().numpy()) @ v.cpu().numpy()
         estimate = quadratic_form(to_linear_operator(A), v, f, steps=25)
-        np.testing.assert_allclose(estimate.value, expected, rtol=1e-10)
+        np.testing.assert_allclose(estimate.value.cpu(), expected, rtol=1e-10)
         assert estimate.std_error == 0
 
 
