@@ -1,5 +1,6 @@
 """One HDF5 file of scores: held against what it must hold, then read, a part at a time."""
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,21 +32,33 @@ def verify(path: Path, layout: Layout) -> None:
         pass
 
 
-def tables(path: Path, layout: Layout, names: Iterable[str]) -> Iterator[dict[str, NDArray]]:
+def tables(
+    path: Path, layout: Layout, names: Iterable[str], samples: range | None = None
+) -> Iterator[dict[str, NDArray]]:
     """Columns of a file, those of the names that it has, some samples at a time.
 
+    Args:
+        path: the file.
+        layout: what it must hold.
+        names: of columns; ``"sample"`` is the index of each image in its data set.
+        samples: consecutive ones that the file has, the only ones that are read; all by default.
+            What others need, such as their coordinates, is then not looked at.
+
     Raises:
-        ValueError: as for :func:`verify`, of the columns that are read.
+        ValueError: as for :func:`verify`, of what is read.
     """
-    names = [name for name in names if name in layout.dtypes]
+    names = [name for name in names if name in layout.dtypes or name == "sample"]
+    columns = [name for name in names if name != "sample"]
     require_own_file(path)
     with open_to_read(path) as file:
         own = _text(file, "configuration", len(layout.configuration)) == layout.configuration
         if own:
-            _check(file, layout)
-            step = max(1, _PART_BYTES // max(1, layout.row_bytes(names)))
-            for start in range(0, layout.count, step):
-                yield {name: _unspell(file[name][start : start + step]) for name in names}
+            _check(file, layout, samples, columns)
+            wanted = range(layout.start, layout.stop) if samples is None else samples
+            step = max(1, _PART_BYTES // max(8, layout.row_bytes(columns)))
+            for start in range(wanted.start, wanted.stop, step):
+                part = range(start, min(start + step, wanted.stop))
+                yield {name: _read_part(file, layout, name, part) for name in names}
     if not own:
         raise ValueError(f"{path} belongs to another run; delete it, and give the command again")
 
@@ -69,18 +82,34 @@ def _text(file: h5py.File, name: str, most: int) -> str:
     return bytes(file.attrs[name]).decode()
 
 
-def _check(file: h5py.File, layout: Layout) -> None:
-    """Names, kinds, types, shapes and storage of all that the file holds."""
+def _read_part(file: h5py.File, layout: Layout, name: str, samples: range) -> NDArray:
+    if name == "sample":
+        return np.arange(samples.start, samples.stop)
+    start, stop = samples.start - layout.start, samples.stop - layout.start
+    return _unspell(file[name][start:stop])
+
+
+def _check(file: h5py.File, layout: Layout, samples: range | None, columns: Iterable[str]) -> None:
+    """Names, kinds, types, shapes and storage of all that the file holds.
+
+    Of a million samples that takes a second; if few are read, only what these are read from is
+    looked at.
+    """
     coordinates = layout.coordinates()
     expected = {*coordinates, *layout.sizes, *layout.dtypes}
     if len(file) != len(expected) or set(file) != expected:
         raise ValueError(_compare_names(file, expected))
-    for name in coordinates:
-        _check_scale(_dataset(file, name), *coordinates[name])
+    for name, (first, end) in coordinates.items():
+        part = samples if samples is not None and name == "sample" else range(first, end)
+        _check_scale(_dataset(file, name), first, end, part)
     for name, dtype in layout.dtypes.items():
         dataset = _dataset(file, name)
         _check_type(dataset, dtype, layout.shape(name))
-        _check_storage(dataset, layout.chunks(name))
+        if samples is None:
+            _check_storage(dataset, layout.chunks(name))
+        elif name in columns:
+            rows = samples.start - layout.start, samples.stop - layout.start
+            _check_storage(dataset, layout.chunks(name), range(*rows))
     # One data set under two names would be one column given for another.
     if len({file[name].id for name in expected}) < len(expected):
         raise ValueError("one of its data sets has two names")
@@ -117,27 +146,48 @@ def _check_type(dataset: h5py.Dataset, dtype: np.dtype, shape: tuple[int, ...]) 
         )
 
 
-def _check_scale(scale: h5py.Dataset, first: int, end: int) -> None:
+def _check_scale(scale: h5py.Dataset, first: int, end: int, part: range) -> None:
     _check_type(scale, np.dtype(np.int64), (end - first,))
-    for start in range(first, end, _SCALE_PART):
-        stop = min(start + _SCALE_PART, end)
+    for start in range(part.start, part.stop, _SCALE_PART):
+        stop = min(start + _SCALE_PART, part.stop)
         if not np.array_equal(scale[start - first : stop - first], np.arange(start, stop)):
             raise ValueError(f"{scale.name[1:]!r} does not count from {first} to {end - 1}")
 
 
-def _check_storage(dataset: h5py.Dataset, chunks: tuple[int, ...]) -> None:
-    """All chunks are there, each once, with the filters that check them, and of a sensible size."""
+def _check_storage(
+    dataset: h5py.Dataset, chunks: tuple[int, ...], rows: range | None = None
+) -> None:
+    """All chunks are there, each once, with the filters that check them, and of a sensible size.
+
+    With ``rows``, only the chunks that hold these.
+    """
     name, found = dataset.name[1:], {name: getattr(dataset, name) for name in FILTERS}
     if dataset.chunks != chunks or dataset.maxshape != dataset.shape or found != FILTERS:
         raise ValueError(f"{name!r} is not stored in chunks with checksums")
-    stored: list[h5py.h5d.StoreInfo] = []
-    dataset.id.chunk_iter(stored.append)
-    count = math.prod(-(-n // step) for n, step in zip(dataset.shape, chunks, strict=True))
+    stored = _stored_chunks(dataset, chunks, rows)
     # What does not shrink is stored as it is, with a few bytes more.
     most = 1.001 * math.prod(chunks) * dataset.dtype.itemsize + 64
     whole = all(chunk.filter_mask == 0 and chunk.size <= most for chunk in stored)
-    if not whole or len({chunk.byte_offset for chunk in stored}) != count:
+    count = len(stored)
+    if rows is None:
+        count = math.prod(-(-n // step) for n, step in zip(dataset.shape, chunks, strict=True))
+    places = {chunk.byte_offset for chunk in stored} - {None}
+    if not whole or len(places) != count:
         raise ValueError(f"{name!r} is not stored whole")
+
+
+def _stored_chunks(
+    dataset: h5py.Dataset, chunks: tuple[int, ...], rows: range | None
+) -> list[h5py.h5d.StoreInfo]:
+    """Of all chunks those that are there; of those that hold some rows each, there or not."""
+    if rows is None:
+        stored: list[h5py.h5d.StoreInfo] = []
+        dataset.id.chunk_iter(stored.append)
+        return stored
+    first = rows.start - rows.start % chunks[0]
+    starts = [range(first, rows.stop, chunks[0])]
+    starts += [range(0, n, step) for n, step in zip(dataset.shape[1:], chunks[1:], strict=True)]
+    return [dataset.id.get_chunk_info_by_coord(place) for place in itertools.product(*starts)]
 
 
 def _unspell(array: NDArray) -> NDArray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,8 @@ from .atomic import delete_leftovers
 from .columns import COLUMNS
 from .layout import Layout
 from .manifest import read_manifest
-from .origin import gather
-from .shards import list_shards
+from .origin import Origin, gather
+from .shards import Shard, list_shards
 
 
 def merge(run: str | Path) -> Path:
@@ -39,18 +40,23 @@ def merge(run: str | Path) -> Path:
     return archive
 
 
-def read(run: str | Path, names: Iterable[str] = COLUMNS) -> dict[str, NDArray]:
+def read(
+    run: str | Path, names: Iterable[str] = COLUMNS, samples: slice | None = None
+) -> dict[str, NDArray]:
     """Columns of a run, from ``archive.h5`` or else from its finished shards, in order.
 
     Args:
         run: the folder.
-        names: those wanted; columns that the run does not hold are left out.
+        names: those wanted; columns that the run does not hold are left out. ``"sample"`` is the
+            index of each image in its data set, which tells where shards are missing.
+        samples: images by their index in the data set, such as ``slice(7, 8)``, which then is all
+            that is read and checked; those in shards yet to come are left out. All by default.
 
     Raises:
         FileNotFoundError: ``run`` is no run.
-        ValueError: a file is damaged, or belongs to another run.
+        ValueError: a file is damaged, or belongs to another run; or the slice has a step.
     """
-    parts = list(scan(run, names))
+    parts = list(scan(run, names, samples))
     present = parts[0] if parts else {}
     return {name: np.concatenate([part[name] for part in parts]) for name in present}
 
@@ -68,19 +74,37 @@ def is_merged(run: str | Path) -> bool:
 
 def find_failures(run: str | Path) -> dict[str, str]:
     """Why images could not be scored, by their index, as far as the run is finished."""
+    return find_origin(run).failures
+
+
+def find_origin(run: str | Path) -> Origin:
+    """By whom and how the numbers of a run were made, as far as it is finished."""
+    files = [file.path for file in finished_files(run, read_manifest(run))]
+    if len(files) == 1:
+        return reading.origin_of(files[0])
+    return gather(map(reading.origin_of, files))
+
+
+def scan(
+    run: str | Path, names: Iterable[str], samples: slice | None = None
+) -> Iterator[dict[str, NDArray]]:
+    """What :func:`read` returns, some samples at a time, for runs larger than the memory."""
+    manifest, names = read_manifest(run), tuple(names)
+    wanted = range(manifest["data"]["count"])
+    if samples is not None:
+        wanted = wanted[samples]
+        if wanted.step != 1:
+            raise ValueError(f"samples must be a slice without a step, got {samples}")
+    for path, layout in finished_files(run, manifest):
+        part = range(max(wanted.start, layout.start), min(wanted.stop, layout.stop))
+        if samples is None or part:
+            yield from reading.tables(path, layout, names, None if samples is None else part)
+
+
+def finished_files(run: str | Path, manifest: dict[str, Any]) -> Iterator[Shard]:
+    """The files that hold what is scored: ``archive.h5``, or else the finished shards."""
     archive = Path(run, "archive.h5")
     if archive.exists():
-        return reading.origin_of(archive).failures
-    finished = (s.path for s in list_shards(run, read_manifest(run)) if s.path.exists())
-    return gather(map(reading.origin_of, finished)).failures
-
-
-def scan(run: str | Path, names: Iterable[str]) -> Iterator[dict[str, NDArray]]:
-    """What :func:`read` returns, some samples at a time, for runs larger than the memory."""
-    manifest, archive, names = read_manifest(run), Path(run, "archive.h5"), tuple(names)
-    if archive.exists():
-        yield from reading.tables(archive, Layout.of(manifest), names)
+        yield Shard(archive, Layout.of(manifest))
         return
-    for shard in list_shards(run, manifest):
-        if shard.path.exists():
-            yield from reading.tables(shard.path, shard.layout, names)
+    yield from (shard for shard in list_shards(run, manifest) if shard.path.exists())

@@ -8,7 +8,7 @@ import pytest
 import xarray
 
 from pullback import archive
-from pullback.archive import writing
+from pullback.archive import reading, writing
 from pullback.archive.atomic import write_text
 from pullback.archive.columns import FORMAT, OPTIONAL, choose_columns
 from pullback.archive.origin import Origin
@@ -188,3 +188,45 @@ def test_what_is_no_run(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
         archive.read(tmp_path)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_slice_is_what_numpy_takes(tmp_path, merged):
+    table = make_run(tmp_path, count=9)
+    if merged:
+        archive.merge(tmp_path)
+    for samples in (slice(3, 4), slice(1, 6), slice(-2, None), slice(None), slice(7, 100)):
+        found = archive.read(tmp_path, ["sample", *archive.COLUMNS], samples)
+        np.testing.assert_array_equal(found.pop("sample"), np.arange(9)[samples])
+        assert found.keys() == table.keys()
+        for name, array in table.items():
+            np.testing.assert_array_equal(found[name], array[samples])
+    with pytest.raises(ValueError, match=r"without a step, got slice\(0, 9, 2\)"):
+        archive.read(tmp_path, samples=slice(0, 9, 2))
+
+
+def test_a_slice_of_an_unfinished_run_says_which_images_there_are(tmp_path):
+    make_run(tmp_path, count=9)
+    (tmp_path / "shards" / "part-000001.h5").unlink()
+    found = archive.read(tmp_path, ["sample"], slice(1, 6))
+    np.testing.assert_array_equal(found["sample"], [1, 4, 5])
+
+
+def test_a_slice_opens_no_more_files_than_it_needs(tmp_path):
+    table = make_run(tmp_path, count=9)
+    (tmp_path / "shards" / "part-000004.h5").write_bytes(b"no HDF5 file")
+    found = archive.read(tmp_path, ["trace"], slice(2, 5))
+    np.testing.assert_array_equal(found["trace"], table["trace"][2:5])
+
+
+def test_a_slice_without_its_chunk_is_refused(tmp_path):
+    """HDF5 reads NaN where nothing is stored."""
+    make_run(tmp_path, count=9)
+    path = archive.merge(tmp_path)
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        old = file["trace"]
+        kept = {"shape": old.shape, "dtype": old.dtype, "chunks": old.chunks, "fillvalue": np.nan}
+        del file["trace"]
+        file.create_dataset("trace", **kept, **reading.FILTERS)
+    with pytest.raises(ValueError, match="'trace' is not stored whole"):
+        archive.read(tmp_path, ["trace"], slice(4, 5))
