@@ -18,8 +18,9 @@ from .archive.manifest import ACCEPTABLE
 from .archive.run import find_failures, scan
 from .archive.summary import DOUBTFUL, Doubts, plain_text, summary
 from .eigen import METHODS
-from .jobs import Settings, open_images, score_images
+from .jobs import FolderOptions, Framing, Settings, open_images, score_images
 from .jobs.encoders import load_encoder
+from .jobs.pixels import PIXELS
 from .jobs.sources import FORMATS
 from .maps import RETURNS, Pick
 from .version import __version__
@@ -133,7 +134,8 @@ def _parser() -> ArgumentParser:
         "or two of them",
     )
     score.add_argument("--weights", type=str | None, help="safetensors or torch state dictionary")
-    score.add_argument("--data", required=True, type=str, help=FORMATS)
+    score.add_argument("--data", required=True, type=str, help=f"{FORMATS}. {PIXELS}")
+    _add_folder_options(score)
     score.add_argument("--out", required=True, type=str, metavar="RUN", help="the run folder")
     score.add_argument("-k", type=int, default=5, help="eigenpairs per image")
     score.add_argument("--batch-size", type=int, default=64, help="images per product")
@@ -183,6 +185,30 @@ def _parser() -> ArgumentParser:
     return parser
 
 
+def _add_folder_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--glob",
+        type=str | None,
+        metavar="PATTERN",
+        help="which images of a folder, by their names within it; they are read in natural order, "
+        "2.png before 10.png",
+    )
+    parser.add_argument("--recursive", action="store_true", help="images in subfolders as well")
+    parser.add_argument(
+        "--crop", type=int | None, metavar="SIDE", help="cut a square from the centre of each image"
+    )
+    parser.add_argument(
+        "--resize",
+        type=int | None,
+        metavar="SIDE",
+        help="make a square image, or what --crop cuts, as large as this (bilinear)",
+    )
+
+
+def _folder_options(options: Namespace) -> FolderOptions:
+    return FolderOptions(Framing(options.crop, options.resize), options.glob, options.recursive)
+
+
 def _score(options: Namespace) -> int:
     settings = Settings(
         options.k,
@@ -196,7 +222,7 @@ def _score(options: Namespace) -> int:
     share = _share(options.shards)
     # An encoder without given weights should be the same one when the run is resumed.
     torch.manual_seed(options.seed)
-    images = open_images(options.data)
+    images = open_images(options.data, _folder_options(options))
     encoder, provenance = load_encoder(
         options.encoder, options.returns, options.weights, _names(options.pick)
     )
@@ -221,6 +247,11 @@ def _score(options: Namespace) -> int:
                 f"{error}; on the command line, --returns declares it, and --pick takes a part"
             )
             raise TypeError(message) from error
+        raise
+    except ValueError as error:
+        if images.names is not None and "cannot be applied to a batch of shape" in str(error):
+            message = f"{error}; --crop and --resize give images another shape"
+            raise ValueError(message) from error
         raise
     failures = find_failures(options.out)
     if not options.quiet:

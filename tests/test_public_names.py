@@ -76,7 +76,15 @@ PUBLIC = {
         "Perturbation",
         "RandomAttack",
     ],
-    "pullback.jobs": ["Images", "Settings", "from_array", "open_images", "score_images"],
+    "pullback.jobs": [
+        "FolderOptions",
+        "Framing",
+        "Images",
+        "Settings",
+        "from_array",
+        "open_images",
+        "score_images",
+    ],
 }
 
 

@@ -1,8 +1,18 @@
 """A data set scored into a run folder: sources of images, encoders by name, the serial driver."""
 
+from .folders import FolderOptions
 from .images import Images, from_array
+from .pixels import Framing
 from .serial import score_images
 from .settings import Settings
 from .sources import open_images
 
-__all__ = ["Images", "Settings", "from_array", "open_images", "score_images"]
+__all__ = [
+    "FolderOptions",
+    "Framing",
+    "Images",
+    "Settings",
+    "from_array",
+    "open_images",
+    "score_images",
+]

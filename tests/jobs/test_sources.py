@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from pullback.jobs import from_array, open_images
+from pullback.jobs import FolderOptions, from_array, open_images
 from pullback.jobs.arrays import read_idx
 
 
@@ -67,7 +67,8 @@ def test_folder_in_the_order_of_names(tmp_path, mode, channels):
     (tmp_path / "notes.txt").write_text("not an image")
     for name, picture in zip(names, pixels, strict=True):
         Image.fromarray(picture.squeeze()).save(tmp_path / name)
-    images = open_images(tmp_path)
+    images = open_images(tmp_path, FolderOptions(recursive=True))
+    assert open_images(tmp_path).count == 3
     assert (images.count, images.event_shape) == (4, (channels, 6, 5))
     order = np.argsort(names)
     assert images.names == sorted(names)

@@ -1,0 +1,101 @@
+"""Folders of images: which files, in what order, cut and shrunk how."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models.celeba import CelebA
+from pullback import archive
+from pullback.jobs import FolderOptions, Framing, open_images
+from tests.shell import refused, run
+
+
+def picture(seed, width, height):
+    coarse = np.random.default_rng(seed).integers(0, 256, (9, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def celeba(tmp_path):
+    """Twelve JPEGs in the layout of CelebA, three of them in the test split."""
+    (tmp_path / "img_align_celeba").mkdir()
+    lines = []
+    for i in range(1, 13):
+        picture(i, 178, 218).save(tmp_path / "img_align_celeba" / f"{i:06}.jpg")
+        lines.append(f"{i:06}.jpg {0 if i < 7 else 1 if i < 10 else 2}\n")
+    (tmp_path / "list_eval_partition.txt").write_text("".join(lines))
+    return tmp_path
+
+
+def test_pixels_are_those_that_training_takes(celeba):
+    expected = CelebA(celeba, "train")[torch.arange(6)].numpy()
+    options = FolderOptions(Framing(crop=148, resize=64))
+    images = open_images(celeba / "img_align_celeba", options)
+    np.testing.assert_array_equal(images.read(0, 6), expected)
+
+
+def test_natural_order_and_glob(tmp_path):
+    for name in ("b10.png", "b9.png", "a1.png", "b010.png", "other.bmp"):
+        picture(0, 8, 8).save(tmp_path / name)
+    assert open_images(tmp_path).names == ["a1.png", "b9.png", "b010.png", "b10.png", "other.bmp"]
+    assert open_images(tmp_path, FolderOptions(glob="b*.png")).count == 3
+    with pytest.raises(ValueError, match=r"no images in .* that match 'x\*'"):
+        open_images(tmp_path, FolderOptions(glob="x*"))
+
+
+def test_images_in_subfolders_only(tmp_path):
+    (tmp_path / "sub").mkdir()
+    picture(0, 8, 8).save(tmp_path / "sub" / "a.png")
+    with pytest.raises(ValueError, match=r"in its subfolders; ask for them \(--recursive\)"):
+        open_images(tmp_path)
+    assert open_images(tmp_path, FolderOptions(recursive=True)).count == 1
+
+
+def test_sizes_that_cannot_be_framed(tmp_path):
+    picture(0, 9, 8).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="9×8 pixels; a crop of 9 needs at least 9×9"):
+        open_images(tmp_path, FolderOptions(Framing(crop=9)))
+    with pytest.raises(ValueError, match="9×8 pixels; resize takes squares, which crop cuts"):
+        open_images(tmp_path, FolderOptions(Framing(resize=4)))
+    with pytest.raises(ValueError, match="crop=0 must be at least 1"):
+        Framing(crop=0)
+    picture(1, 20, 10).save(tmp_path / "b.png")
+    framed = open_images(tmp_path, FolderOptions(Framing(crop=8, resize=4)))
+    assert framed.read(0, 2).shape == (2, 3, 4, 4)
+
+
+def test_transparent_gray_and_turned_images(tmp_path):
+    """Alpha is dropped, and EXIF orientation ignored."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    expected = pixels[..., :3].transpose(2, 0, 1)[None] / 255
+    np.testing.assert_allclose(open_images(tmp_path).read(0, 1), expected, rtol=1e-6)
+
+
+def test_options_of_files_are_for_folders(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((3, 4), np.float32))
+    with pytest.raises(ValueError, match=r"a\.npy is an array; options of files"):
+        open_images(tmp_path / "a.npy", FolderOptions(Framing(crop=2)))
+
+
+ENCODER = """
+import pullback as pb
+from torch import nn
+
+def small():
+    return pb.as_map(nn.Sequential(nn.Flatten(), nn.Linear(48, 4)), "mean")
+"""
+
+
+def test_a_folder_is_framed_on_the_command_line(celeba, capsys, monkeypatch):
+    monkeypatch.chdir(celeba)
+    (celeba / "small.py").write_text(ENCODER)
+    command = ["score", "--encoder", "small.py:small", "--data", "img_align_celeba", "--out", "run"]
+    message = "--crop and --resize give images another shape"
+    refused(capsys, run(*command, "-k", 2), "shape (2, 3, 218, 178)", message)
+    assert run(*command, "-k", 2, "--crop", 148, "--resize", 4) == 0
+    assert archive.read_manifest("run")["data"]["crop"] == "148"
+    refused(capsys, run(*command, "-k", 2, "--crop", 140, "--resize", 4), "data.crop was 148")
