@@ -2,12 +2,14 @@
 
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -56,7 +58,7 @@ def _run(options: Namespace) -> int:
     level = logging.WARNING if chosen.get("quiet") else logging.INFO
     logging.basicConfig(handlers=[handler], level=level)
     commands: dict[str, Callable[[Namespace], int]]
-    commands = {"score": _score, "merge": _merge, "info": _info}
+    commands = {"score": _score, "merge": _merge, "info": _info, "report": _report}
     try:
         with _stopping_signals():
             return commands[options.subcommand](chosen)
@@ -66,7 +68,7 @@ def _run(options: Namespace) -> int:
         return 128 + number
     except BrokenPipeError:
         raise
-    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError, ImportError) as error:
         what = f"{type(error).__name__}: " if isinstance(error, RuntimeError | MemoryError) else ""
         message = " ".join(f"{what}{error}".splitlines())
         print(plain_text(f"pullback {options.subcommand}: {message}"), file=sys.stderr)
@@ -182,6 +184,7 @@ def _parser() -> ArgumentParser:
         command = ArgumentParser(description=text)
         command.add_argument("run", type=str, metavar="RUN", help="the run folder")
         commands.add_subcommand(name, command, help=text)
+    _add_report(commands)
     return parser
 
 
@@ -207,6 +210,18 @@ def _add_folder_options(parser: ArgumentParser) -> None:
 
 def _folder_options(options: Namespace) -> FolderOptions:
     return FolderOptions(Framing(options.crop, options.resize), options.glob, options.recursive)
+
+
+def _add_report(commands: Any) -> None:
+    text = "write RUN/report.html, a page that opens offline"
+    report = ArgumentParser(description=text)
+    report.add_argument("run", type=str, metavar="RUN", help="the run folder")
+    report.add_argument("--data", type=str | None, help="its images, to show some: " + FORMATS)
+    report.add_argument("--extremes", type=int, default=6, help="images to show at each end")
+    report.add_argument(
+        "--figures", action="store_true", help="write the pictures into RUN/figures as well"
+    )
+    commands.add_subcommand("report", report, help=text)
 
 
 def _score(options: Namespace) -> int:
@@ -303,6 +318,23 @@ def _merge(options: Namespace) -> int:
 
 def _info(options: Namespace) -> int:
     print(summary(Path(options.run)))
+    return 0
+
+
+def _report(options: Namespace) -> int:
+    from .report import write_report  # draws, with what not everyone has
+
+    command = ["pullback", "report", options.run]
+    command += [] if options.data is None else ["--data", options.data]
+    command += [] if options.extremes == 6 else ["--extremes", str(options.extremes)]
+    path = write_report(
+        options.run,
+        None if options.data is None else open_images(options.data),
+        extremes=options.extremes,
+        save_figures=options.figures,
+        command=shlex.join([*command, *(["--figures"] if options.figures else [])]),
+    )
+    print(plain_text(f"wrote {path}"))
     return 0
 
 
