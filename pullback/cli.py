@@ -235,9 +235,10 @@ def _score(options: Namespace) -> int:
         options.entropy_tol,
     )
     share = _share(options.shards)
-    # An encoder without given weights should be the same one when the run is resumed.
+    # What is drawn at random by either should be the same when the run is resumed.
     torch.manual_seed(options.seed)
     images = open_images(options.data, _folder_options(options))
+    torch.manual_seed(options.seed)
     encoder, provenance = load_encoder(
         options.encoder, options.returns, options.weights, _names(options.pick)
     )

@@ -1,14 +1,8 @@
 """A user's own encoder from ``FILE_OR_MODULE:FACTORY``, and its weights from a file."""
 
 import hashlib
-import importlib
 import inspect
-import sys
-import traceback
-from collections.abc import Callable
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,6 +11,7 @@ from torch import Tensor, nn
 
 from ..arguments import plain
 from ..maps import Map, Pick, as_map
+from .factories import call_factory
 
 
 def load_encoder(
@@ -40,22 +35,14 @@ def load_encoder(
     Raises:
         FileNotFoundError, TypeError, ValueError: what is wrong with which of the three.
     """
-    location, separator, name = spec.rpartition(":")
-    if not separator or not location or not name:
-        raise ValueError(f"encoder {spec!r} does not have the form FILE_OR_MODULE:FACTORY")
-    module = _import(location)
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        public = [
-            n for n, v in vars(module).items() if callable(v) and v.__module__ == module.__name__
-        ]
-        raise ValueError(
-            f"{location} has no callable {name!r}; it has {', '.join(public) or 'none'}"
-        )
-    encoder = as_map(_call(factory, spec), returns, pick=pick)
+    made, module = call_factory(spec, "encoder")
+    if not callable(made):
+        raise TypeError(f"{spec} must return a module or a map, got {type(made).__name__}")
+    encoder = as_map(made, returns, pick=pick)
     if weights is not None:
         load_weights(encoder, Path(weights))
     source = Path(inspect.getfile(module)).read_bytes()
+    name = spec.rpartition(":")[2]
     return encoder, {"factory": name, "source_sha256": hashlib.sha256(source).hexdigest()}
 
 
@@ -81,49 +68,6 @@ def load_weights(encoder: Map, path: Path) -> None:
     if problems:
         raise ValueError(f"the weights in {path} are of another architecture: {problems}")
     encoder.module.load_state_dict(state)
-
-
-def _import(location: str) -> ModuleType:
-    path = Path(location)
-    is_file = path.suffix == ".py"
-    if is_file and not path.exists():
-        raise FileNotFoundError(f"no file {path} to take the encoder from")
-    # As Python does for a script: what lies beside it can be imported, now and later.
-    folder = str(path.resolve().parent if is_file else Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        return _run_file(path) if is_file else importlib.import_module(location)
-    except Exception as error:
-        absent = error.name if isinstance(error, ModuleNotFoundError) else None
-        if absent and not is_file and f"{location}.".startswith(f"{absent}."):
-            raise ValueError(f"there is no module {absent!r} to import") from error
-        raise ValueError(f"{location} cannot be imported: {_where(error)}") from error
-
-
-def _run_file(path: Path) -> ModuleType:
-    name = f"_encoder_{path.stem}"
-    module = ModuleType(name)
-    module.__file__ = str(path)
-    # Registered, so that what it defines can be pickled.
-    sys.modules[name] = module
-    SourceFileLoader(name, str(path)).exec_module(module)
-    return module
-
-
-def _call(factory: Callable[[], Any], spec: str) -> Any:
-    try:
-        made = factory()
-    except Exception as error:
-        raise ValueError(f"calling {spec} failed: {_where(error)}") from error
-    if not callable(made):
-        raise TypeError(f"{spec} must return a module or a map, got {type(made).__name__}")
-    return made
-
-
-def _where(error: Exception) -> str:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

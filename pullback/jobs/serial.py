@@ -5,6 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import Dataset
+
 from ..archive.manifest import refuse_foreign_folder, start_or_resume
 from ..archive.origin import Origin, describe_maker
 from ..archive.reading import verify
@@ -14,18 +16,19 @@ from ..archive.shards import Shard, list_shards
 from ..archive.writing import write
 from ..arguments import require_integer, usable_device
 from ..maps import Map
+from .datasets import from_dataset
+from .images import Images
 from .preparation import prepare
 from .progress import show_progress
 from .settings import Settings
 from .shards import score_shard
-from .sources import Images
 
 log = logging.getLogger("pullback")
 
 
 def score_images(
     encoder: Map,
-    images: Images,
+    images: Images | Dataset[Any],
     run: str | Path,
     settings: Settings | None = None,
     *,
@@ -46,7 +49,10 @@ def score_images(
 
     Args:
         encoder: the map to score; its module is moved to ``device``.
-        images: the data set; computed with in the dtype of the encoder.
+        images: the data set, from :func:`pullback.jobs.open_images`, or a map-style
+            ``torch.utils.data.Dataset`` whose items are an image (a tensor or an array in uint8 or
+            floating point, or one of Pillow), or a tuple that starts with one; a second that is an
+            integer is its label. Computed with in the dtype of the encoder.
         run: the folder, made if absent.
         settings: see :class:`Settings`.
         batch_size: images per product.
@@ -67,6 +73,7 @@ def score_images(
     """
     run, settings = Path(run), settings or Settings()
     refuse_foreign_folder(run)
+    images = images if isinstance(images, Images) else from_dataset(images)
     require_integer("batch_size", batch_size, 1)
     target = usable_device(device)
     for module in encoder.modules():
