@@ -196,6 +196,17 @@ def _add_folder_options(parser: ArgumentParser) -> None:
         help="which images of a folder, by their names within it; they are read in natural order, "
         "2.png before 10.png",
     )
+    parser.add_argument(
+        "--split",
+        type=str | None,
+        metavar="FILE:NUMBER",
+        help="those to which a text file gives this number, such as list_eval_partition.txt:2 for "
+        "CelebA's test split; a line of it is a name and a number, and it is looked for in and "
+        "beside the folder as well",
+    )
+    parser.add_argument(
+        "--labels", type=str | None, metavar="FILE", help="a text file of that kind, with labels"
+    )
     parser.add_argument("--recursive", action="store_true", help="images in subfolders as well")
     parser.add_argument(
         "--crop", type=int | None, metavar="SIDE", help="cut a square from the centre of each image"
@@ -209,7 +220,13 @@ def _add_folder_options(parser: ArgumentParser) -> None:
 
 
 def _folder_options(options: Namespace) -> FolderOptions:
-    return FolderOptions(Framing(options.crop, options.resize), options.glob, options.recursive)
+    return FolderOptions(
+        Framing(options.crop, options.resize),
+        options.glob,
+        options.recursive,
+        options.split,
+        options.labels,
+    )
 
 
 def _add_report(commands: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .images import Images, Stamp, require_unchanged
+from .lists import choose_split, read_labels, read_list
 from .pixels import EXTENSIONS, Format, Framing, opened
 
 _Listed = tuple[Path, Stamp]
@@ -26,11 +27,17 @@ class FolderOptions:
         glob: which, by a pattern of their names within the folder, such as ``"*_front.png"``; all
             by default.
         recursive: whether those in subfolders count as well.
+        split: ``FILE:NUMBER`` takes those to which a text file gives this number, subfolders
+            included; a line of it is a name and a number, as in CelebA's
+            ``list_eval_partition.txt``.
+        labels: a text file of the same kind, with a label for each image.
     """
 
     framing: Framing = field(default_factory=Framing)
     glob: str | None = None
     recursive: bool = False
+    split: str | None = None
+    labels: str | None = None
 
 
 def open_folder(path: Path, options: FolderOptions | None = None) -> Images:
@@ -45,11 +52,31 @@ def open_folder(path: Path, options: FolderOptions | None = None) -> Images:
     files = sorted(_choose(path, options), key=lambda found: _natural(found[0]))
     if not files:
         raise ValueError(f"no images in {path}{_hint(path, options)}")
-    return open_files(path, files, options.framing)
+    if options.split is not None:
+        chosen = choose_split(options.split, path, [file for file, _ in files])
+        files = [files[i] for i in chosen]
+    return _open_files(path, path, files, options)
 
 
-def open_files(path: Path, files: list[_Listed], framing: Framing) -> Images:
-    """Image files in this order, named relative to the folder ``path``."""
+def open_list(path: Path, options: FolderOptions) -> Images:
+    """The images that a text file names, one a line, in its order.
+
+    Raises:
+        ValueError: it names none, one that is absent, or the first is no image.
+    """
+    files: list[_Listed] = []
+    for file in read_list(path):
+        if not file.exists():
+            raise FileNotFoundError(f"there is no {file}, which {path} names")
+        if not file.is_file():
+            raise ValueError(f"{file} is no regular file")
+        files.append((file, Stamp.of(file.stat())))
+    return _open_files(path, path.parent, files, options)
+
+
+def _open_files(path: Path, folder: Path, files: list[_Listed], options: FolderOptions) -> Images:
+    """Image files in this order, called by their place in the folder."""
+    framing = options.framing
     paths, stamps = [file for file, _ in files], [stamp for _, stamp in files]
     first = _read_format(paths[0], framing)
 
@@ -59,18 +86,22 @@ def open_files(path: Path, files: list[_Listed], framing: Framing) -> Images:
         return np.stack(pixels).astype(np.float32) / np.float32(255)
 
     # A name that is no UTF-8 is kept with escapes, as it cannot be stored otherwise.
-    relative = [os.path.relpath(file, path) for file in paths]
+    relative = [os.path.relpath(file, folder) for file in paths]
     names = [name.encode("utf-8", "backslashreplace").decode() for name in relative]
     facts = {
         "listing": _hash_lines(f"{n} {s.bytes}" for n, s in zip(names, stamps, strict=True)),
         "modified": _hash_lines(str(stamp.modified) for stamp in stamps),
         **framing.facts,
     }
-    return Images(path, len(paths), first.event_shape, read, names=names, facts=facts)
+    labels = None
+    if options.labels is not None:
+        labels = read_labels(options.labels, folder, paths)
+        facts["labels"] = _hash_lines(map(str, labels.tolist()))
+    return Images(path, len(paths), first.event_shape, read, labels, names, facts)
 
 
 def _choose(folder: Path, options: FolderOptions) -> Iterator[_Listed]:
-    for file, stamp in _list_files(folder, options.recursive):
+    for file, stamp in _list_files(folder, options.recursive or options.split is not None):
         if options.glob is None or fnmatchcase(str(file.relative_to(folder)), options.glob):
             yield file, stamp
 

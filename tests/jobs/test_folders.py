@@ -77,8 +77,72 @@ def test_transparent_gray_and_turned_images(tmp_path):
 
 def test_options_of_files_are_for_folders(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((3, 4), np.float32))
-    with pytest.raises(ValueError, match=r"a\.npy is an array; options of files"):
+    with pytest.raises(ValueError, match=r"a\.npy is no folder of images; it does not take crop"):
         open_images(tmp_path / "a.npy", FolderOptions(Framing(crop=2)))
+
+
+def test_a_split_of_celeba(celeba):
+    """The layout of its own folder, as it was unpacked."""
+    expected = CelebA(celeba, "test")
+    (celeba / "identity_CelebA.txt").write_text(
+        "".join(f"{i:06}.jpg {100 + i}\n" for i in range(1, 13))
+    )
+    framing, split = Framing(crop=148, resize=64), "list_eval_partition.txt:2"
+    options = FolderOptions(framing, split=split, labels="identity_CelebA.txt")
+    for folder in (celeba, celeba / "img_align_celeba"):
+        images = open_images(folder, options)
+        assert [name.rpartition("/")[2] for name in images.names or ()] == expected.names
+        np.testing.assert_array_equal(images.labels, [110, 111, 112])
+        np.testing.assert_array_equal(images.read(0, 3), expected[torch.arange(3)].numpy())
+
+
+def test_splits_and_labels_that_do_not_fit(celeba):
+    def opening(**options):
+        return open_images(celeba, FolderOptions(**options))
+
+    file = celeba / "list_eval_partition.txt"
+    with pytest.raises(ValueError, match="split 'test' must be FILE:NUMBER, such as"):
+        opening(split="test")
+    with pytest.raises(ValueError, match=r"partition\.txt has no split 5; it has 0, 1, 2"):
+        opening(split=f"{file.name}:5")
+    with pytest.raises(FileNotFoundError, match=r"there is no none\.txt or .*none\.txt"):
+        opening(split="none.txt:5")
+    file.write_text(file.read_text().replace("000001.jpg 0", ""))
+    with pytest.raises(ValueError, match=r"has no label for .*000001\.jpg"):
+        opening(recursive=True, labels=file.name)
+    (celeba / "img_align_celeba" / "000011.jpg").unlink()
+    with pytest.raises(ValueError, match=r"1 of the 3 images of split 2 .* first is 000011\.jpg"):
+        opening(split=f"{file.name}:2")
+    (celeba / "img_align_celeba" / "sub").mkdir()
+    picture(0, 8, 8).save(celeba / "img_align_celeba" / "sub" / "000002.jpg")
+    with pytest.raises(ValueError, match=r"names 000002\.jpg, which is .*sub/000002\.jpg"):
+        opening(split=f"{file.name}:0")
+    file.write_text("000001.jpg\n")
+    with pytest.raises(ValueError, match=r"line 1 of .* is '000001\.jpg'; a file name and an int"):
+        opening(split=f"{file.name}:0")
+
+
+def test_a_list_of_files(celeba):
+    folder = celeba / "img_align_celeba"
+    listed = celeba / "mine.txt"
+    listed.write_text(f"img_align_celeba/000003.jpg\n\n{folder / '000001.jpg'}\n")
+    labels = FolderOptions(labels="list_eval_partition.txt")
+    images, whole = open_images(listed, labels), open_images(folder)
+    assert images.names == ["img_align_celeba/000003.jpg", "img_align_celeba/000001.jpg"]
+    np.testing.assert_array_equal(images.labels, [0, 0])
+    np.testing.assert_array_equal(images.read(0, 1), whole.read(2, 3))
+    np.testing.assert_array_equal(images.read(1, 2), whole.read(0, 1))
+    listed.write_text("none.jpg\n")
+    with pytest.raises(FileNotFoundError, match=r"no .*none\.jpg, which .*mine\.txt names"):
+        open_images(listed)
+    listed.write_text("\n")
+    with pytest.raises(ValueError, match=r"mine\.txt names no files"):
+        open_images(listed)
+    listed.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"mine\.txt is no text in UTF-8"):
+        open_images(listed)
+    with pytest.raises(ValueError, match=r"mine\.txt is no folder of images; .* glob"):
+        open_images(listed, FolderOptions(glob="*"))
 
 
 ENCODER = """
@@ -99,3 +163,16 @@ def test_a_folder_is_framed_on_the_command_line(celeba, capsys, monkeypatch):
     assert run(*command, "-k", 2, "--crop", 148, "--resize", 4) == 0
     assert archive.read_manifest("run")["data"]["crop"] == "148"
     refused(capsys, run(*command, "-k", 2, "--crop", 140, "--resize", 4), "data.crop was 148")
+
+
+def test_celeba_scores_end_to_end(celeba, monkeypatch):
+    monkeypatch.chdir(celeba)
+    (celeba / "small.py").write_text(ENCODER)
+    command = ["score", "--encoder", "small.py:small", "--data", ".", "--out", "run", "-k", 2]
+    command += ["--split", "list_eval_partition.txt:2", "--crop", 148, "--resize", 4]
+    assert run(*command, "--labels", "list_eval_partition.txt") == 0
+    columns = archive.read("run")
+    assert columns["spectral_radius"].shape == (3,)
+    assert (columns["spectral_radius"] > 0).all()
+    np.testing.assert_array_equal(columns["label"], [2, 2, 2])
+    assert b"img_align_celeba/000010.jpg" in columns["file"].tolist()

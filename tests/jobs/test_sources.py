@@ -191,9 +191,9 @@ def test_damaged_or_unsuitable_arrays(tmp_path):
     np.savez(tmp_path / "b.npz", x=np.zeros((2, 2)), y=np.zeros(3, int))
     with pytest.raises(ValueError, match=r"the labels of .* int64 of shape \(3,\); \(2,\)"):
         open_images(tmp_path / "b.npz")
-    (tmp_path / "c.txt").write_text("text")
-    with pytest.raises(ValueError, match=r"cannot tell what .*c\.txt is"):
-        open_images(tmp_path / "c.txt")
+    (tmp_path / "c.dat").write_text("text")
+    with pytest.raises(ValueError, match=r"cannot tell what .*c\.dat is"):
+        open_images(tmp_path / "c.dat")
 
 
 def test_damaged_or_unsuitable_folders(tmp_path):

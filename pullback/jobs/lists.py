@@ -1,0 +1,115 @@
+"""Text files that name images: lists of files, splits and labels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SHOWN = 10
+
+
+def read_list(path: Path) -> list[Path]:
+    """The files that a list names, one a line, relative to the folder of the list.
+
+    Raises:
+        ValueError: it names none, or is no text.
+    """
+    lines = [line.strip() for line in _read_text(path).splitlines()]
+    files = [path.parent / line for line in lines if line]
+    if not files:
+        raise ValueError(f"{path} names no files")
+    return files
+
+
+def choose_split(split: str, folder: Path, files: Sequence[Path]) -> list[int]:
+    """Which of the files belong to a split, by their indices.
+
+    Args:
+        split: ``FILE:NUMBER``, such as ``list_eval_partition.txt:2`` of CelebA. A line of the file
+            is a name and a number.
+        folder: what names are relative to; a name without a folder is looked for in all.
+        files: those of the folder.
+
+    Raises:
+        ValueError: there is no such split, or files that it names are absent.
+    """
+    name, _, number = split.rpartition(":")
+    if not name or not number.removeprefix("-").isdecimal():
+        raise ValueError(f"split {split!r} must be FILE:NUMBER, such as list_eval_partition.txt:2")
+    path = _find(name, folder)
+    table = _read_numbers(path)
+    wanted = {name for name, value in table.items() if value == int(number)}
+    if not wanted:
+        there = sorted(set(table.values()))[:_SHOWN]
+        raise ValueError(f"{path} has no split {number}; it has {', '.join(map(str, there))}")
+    found: dict[str, int] = {}
+    for i, file in enumerate(files):
+        called = _name_in(wanted, folder, file)
+        if called is not None:
+            if called in found:
+                both = f"{files[found[called]]} and {file}"
+                raise ValueError(f"{path} names {called}, which is {both}")
+            found[called] = i
+    absent = sorted(wanted - found.keys())
+    if absent:
+        raise ValueError(
+            f"{len(absent)} of the {len(wanted)} images of split {number} in {path} are not in "
+            f"{folder} (the first is {absent[0]})"
+        )
+    return sorted(found.values())
+
+
+def read_labels(labels: str, folder: Path, files: Sequence[Path]) -> NDArray[np.int64]:
+    """The label of each file from a text file with a name and a number a line.
+
+    Raises:
+        ValueError: a file has none.
+    """
+    path = _find(labels, folder)
+    table = _read_numbers(path)
+    names = [_name_in(table, folder, file) for file in files]
+    if None in names:
+        raise ValueError(f"{path} has no label for {files[names.index(None)]}")
+    return np.array([table[name] for name in names if name is not None], np.int64)
+
+
+def _name_in(names: dict[str, int] | set[str], folder: Path, file: Path) -> str | None:
+    """What a file is called there: by its place in the folder, or by its name alone."""
+    if file.is_relative_to(folder) and (relative := file.relative_to(folder).as_posix()) in names:
+        return relative
+    return file.name if file.name in names else None
+
+
+def _find(name: str, folder: Path) -> Path:
+    """A text file as given, or in the folder of the images, or beside that."""
+    places = [Path(name), folder / name, folder.resolve().parent / name]
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileNotFoundError(f"there is no {' or '.join(map(str, dict.fromkeys(places)))}")
+
+
+def _read_numbers(path: Path) -> dict[str, int]:
+    """A name and an integer a line, as in CelebA's lists."""
+    table: dict[str, int] = {}
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+        match line.rsplit(maxsplit=1):
+            case [name, value] if value.removeprefix("-").isdecimal():
+                if table.setdefault(name, int(value)) != int(value):
+                    raise ValueError(f"line {number} of {path} names {name} a second time")
+            case []:
+                pass
+            case _:
+                raise ValueError(
+                    f"line {number} of {path} is {line[:80]!r}; a file name and an integer are "
+                    "needed"
+                )
+    return table
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
