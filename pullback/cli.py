@@ -212,6 +212,11 @@ def _add_folder_options(parser: ArgumentParser) -> None:
         "--crop", type=int | None, metavar="SIDE", help="cut a square from the centre of each image"
     )
     parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="note images that are damaged or unlike the first as failed, and go on",
+    )
+    parser.add_argument(
         "--resize",
         type=int | None,
         metavar="SIDE",
@@ -226,6 +231,7 @@ def _folder_options(options: Namespace) -> FolderOptions:
         options.recursive,
         options.split,
         options.labels,
+        options.skip_bad,
     )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .images import Images, Stamp, require_unchanged
+from .images import BadImageError, Images, Stamp, require_unchanged
 from .lists import choose_split, read_labels, read_list
 from .pixels import EXTENSIONS, Format, Framing, opened
 
@@ -31,6 +31,7 @@ class FolderOptions:
             included; a line of it is a name and a number, as in CelebA's
             ``list_eval_partition.txt``.
         labels: a text file of the same kind, with a label for each image.
+        skip_bad: whether images that are damaged, or unlike the first, are noted as failed.
     """
 
     framing: Framing = field(default_factory=Framing)
@@ -38,6 +39,7 @@ class FolderOptions:
     recursive: bool = False
     split: str | None = None
     labels: str | None = None
+    skip_bad: bool = False
 
 
 def open_folder(path: Path, options: FolderOptions | None = None) -> Images:
@@ -78,11 +80,11 @@ def _open_files(path: Path, folder: Path, files: list[_Listed], options: FolderO
     """Image files in this order, called by their place in the folder."""
     framing = options.framing
     paths, stamps = [file for file, _ in files], [stamp for _, stamp in files]
-    first = _read_format(paths[0], framing)
+    one, first = _find_first(path, paths, options)
 
     def read(start: int, stop: int) -> NDArray[np.float32]:
         listed = zip(paths[start:stop], stamps[start:stop], strict=True)
-        pixels = [_read_one(file, stamp, framing, paths[0], first) for file, stamp in listed]
+        pixels = [_read_one(file, stamp, framing, one, first) for file, stamp in listed]
         return np.stack(pixels).astype(np.float32) / np.float32(255)
 
     # A name that is no UTF-8 is kept with escapes, as it cannot be stored otherwise.
@@ -97,7 +99,7 @@ def _open_files(path: Path, folder: Path, files: list[_Listed], options: FolderO
     if options.labels is not None:
         labels = read_labels(options.labels, folder, paths)
         facts["labels"] = _hash_lines(map(str, labels.tolist()))
-    return Images(path, len(paths), first.event_shape, read, labels, names, facts)
+    return Images(path, len(paths), first.event_shape, read, labels, names, facts, options.skip_bad)
 
 
 def _choose(folder: Path, options: FolderOptions) -> Iterator[_Listed]:
@@ -143,11 +145,17 @@ def _hash_lines(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _read_format(file: Path, framing: Framing) -> Format:
-    """What all images must be, by the header of this one."""
-    with opened(file) as image:
-        header = image
-    return framing.format_of(header, file)
+def _find_first(path: Path, paths: Sequence[Path], options: FolderOptions) -> tuple[Path, Format]:
+    """What all images must be, by the header of the first; which one that is."""
+    for file in paths:
+        try:
+            with opened(file) as image:
+                header = image
+            return file, options.framing.format_of(header, file)
+        except BadImageError:
+            if not options.skip_bad:
+                raise
+    raise ValueError(f"none of the {len(paths)} images of {path} can be read")
 
 
 def _read_one(
@@ -159,7 +167,7 @@ def _read_one(
     require_unchanged(file, stamp)
     found = framing.format_of(image, file)
     if found != first:
-        raise ValueError(
+        raise BadImageError(
             f"{file} is {found} but {other.name} is {first}; all images must have one size and "
             "number of channels"
         )

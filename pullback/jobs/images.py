@@ -2,12 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class BadImageError(ValueError):
+    """An image is damaged or unlike the others; those beside it can be read all the same."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,12 @@ class Images:
         event_shape: shape of one image, with the channel first.
         read: ``read(start, stop)`` gives ``(stop − start, *event_shape)``, float64 if they are
             stored so, else float32; bytes become numbers in [0, 1]. A ValueError says which image
-            cannot be read, or has changed since the images were opened.
+            cannot be read, or has changed since the images were opened; it is a BadImageError
+            where others can be read all the same.
         labels: ``(count,)`` int64, or None where unknown.
         names: file names within the folder, or None if the images do not come from one.
         facts: what tells these images from others without reading all of them.
+        skip_bad: whether an image with a BadImageError is noted as failed, not the end of the run.
     """
 
     path: Path
@@ -33,6 +39,7 @@ class Images:
     labels: NDArray[np.int64] | None = None
     names: list[str] | None = None
     facts: dict[str, str] = field(default_factory=dict)
+    skip_bad: bool = False
 
     def read_finite(self, start: int, stop: int) -> NDArray[np.floating]:
         """What ``read`` gives.
@@ -46,6 +53,24 @@ class Images:
             bad = start + int(np.argmin(finite))
             raise ValueError(f"image {bad} of {self.path} holds NaN or infinite values")
         return images
+
+    def read_parts(self, start: int, stop: int) -> Iterator[tuple[int, NDArray | BadImageError]]:
+        """Finite images with the index of the first, in one part unless some are skipped.
+
+        Each of those is a part of its own, its error.
+        """
+        try:
+            yield start, self.read_finite(start, stop)
+            return
+        except BadImageError as error:
+            if not self.skip_bad:
+                raise
+            if stop - start == 1:
+                yield start, error
+                return
+        half = (start + stop) // 2
+        yield from self.read_parts(start, half)
+        yield from self.read_parts(half, stop)
 
     def describe(self, start: int, stop: int) -> dict[str, NDArray]:
         """Labels and file names of some images, where there are any, as columns."""

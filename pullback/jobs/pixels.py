@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..arguments import require_integer
+from .images import BadImageError
 
 EXTENSIONS = (
     *(".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm"),
@@ -74,21 +75,21 @@ class Framing:
         """What becomes of an opened image; its pixels are not decoded.
 
         Raises:
-            ValueError: it has not 8 bits, is smaller than ``crop``, or no square to be shrunk.
+            BadImageError: it has not 8 bits, is smaller than ``crop``, or no square to be shrunk.
         """
         if image.mode not in (*_GRAY, *_COLOUR):
-            raise ValueError(f"{name} has mode {image.mode}; images of 8 bits are needed")
+            raise BadImageError(f"{name} has mode {image.mode}; images of 8 bits are needed")
         size = width, height = image.size
         if self.crop is not None:
             if min(size) < self.crop:
-                raise ValueError(
+                raise BadImageError(
                     f"{name} has {width}×{height} pixels; a crop of {self.crop} needs at least "
                     f"{self.crop}×{self.crop}"
                 )
             size = self.crop, self.crop
         if self.resize is not None:
             if size[0] != size[1]:
-                raise ValueError(
+                raise BadImageError(
                     f"{name} has {width}×{height} pixels; resize takes squares, which crop cuts"
                 )
             size = self.resize, self.resize
@@ -114,8 +115,9 @@ def opened(file: Path) -> Iterator[Image.Image]:
     """An image whose header has been read.
 
     Raises:
-        ValueError: it is none of the formats that are read, damaged, or too large; also where its
-            pixels are decoded within the block.
+        BadImageError: it is none of the formats that are read, damaged, or too large; also where
+            its pixels are decoded within the block.
+        ValueError: the system cannot read it, which says nothing about the image.
     """
     try:
         with Image.open(file, formats=_PILLOW) as image:
@@ -123,4 +125,6 @@ def opened(file: Path) -> Iterator[Image.Image]:
                 raise ValueError(f"{image.width}×{image.height} are more than 2^26 pixels")
             yield image
     except _NO_IMAGE as error:
-        raise ValueError(f"{file} cannot be read as an image: {error}") from error
+        is_system = isinstance(error, OSError) and error.errno is not None
+        kind = ValueError if is_system else BadImageError
+        raise kind(f"{file} cannot be read as an image: {error}") from error

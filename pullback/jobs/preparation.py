@@ -3,16 +3,19 @@
 import hashlib
 import math
 from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..archive.columns import FORMAT, choose_columns
 from ..arguments import plain, require_integer
 from ..maps import Map, Signature
 from ..version import __version__
+from .images import BadImageError, Images
 from .settings import Settings
-from .sources import Images
 
 _MOST_LATENTS = 1024
 
@@ -26,7 +29,7 @@ def prepare(
     device: torch.device | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest of a run. Of the images, only the first two are read.
+    """The manifest of a run. Of the images, only the first two that can be read are.
 
     Args:
         encoder: the map to score.
@@ -99,11 +102,26 @@ def _check_first(
     encoder: Map, images: Images, dtype: torch.dtype, device: torch.device | None
 ) -> Signature:
     """Refuse what can be wrong with the encoder, before any work; what it returns."""
-    samples = torch.from_numpy(images.read(0, min(2, images.count)))
+    samples = torch.from_numpy(_read_first(images))
     try:
         return encoder.check(samples.to(device, dtype))
     except ValueError as error:
         raise ValueError(f"{error} (tried on the first images of {images.path})") from error
+
+
+def _read_first(images: Images) -> NDArray[np.floating]:
+    """The first two images, or one where there is no other; none that are skipped."""
+    try:
+        return images.read(0, min(2, images.count))
+    except BadImageError:
+        if not images.skip_bad:
+            raise
+    parts = (images.read_parts(i, i + 1) for i in range(images.count))
+    good = (part for _, part in chain.from_iterable(parts) if not isinstance(part, BadImageError))
+    found = list(islice(good, 2))
+    if not found:
+        raise ValueError(f"none of the images of {images.path} can be read")
+    return np.concatenate(found)
 
 
 def _hash_tensors(encoder: Map) -> str:

@@ -18,9 +18,9 @@ from ..maps import Map
 from ..products import library_call
 from ..sampling import SeedCounter
 from ..scores import score
+from .images import BadImageError, Images
 from .preparation import dtype_of
 from .settings import Settings
-from .sources import Images
 
 log = logging.getLogger("pullback")
 
@@ -59,7 +59,7 @@ def score_shard(
 
     Results depend on the arguments alone, and not on the batch size, except for rounding. A batch
     that does not fit into the memory is halved. An image where the encoder or its derivative is not
-    finite is noted as failed.
+    finite is noted as failed, and so is one that cannot be read where these are to be skipped.
 
     Args:
         encoder: the map to score.
@@ -80,12 +80,16 @@ def score_shard(
     first = layout.start
     while first < layout.stop:
         last = min(first + scorer.batch_size, layout.stop)
-        values = images.read_finite(first, last)
-        sha.update(np.ascontiguousarray(values).data)
-        batches += scorer.score(torch.from_numpy(values), first)
+        for start, part in images.read_parts(first, last):
+            if isinstance(part, BadImageError):
+                batches.append(scorer.fail(start, str(part)))
+                continue
+            sha.update(np.ascontiguousarray(part).data)
+            batches += scorer.score(torch.from_numpy(part), start)
         report(last - first)
         first = last
-    columns = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+    names = set.intersection(*map(set, batches))
+    columns = {name: np.concatenate([b[name] for b in batches]) for name in names}
     columns |= images.describe(layout.start, layout.stop)
     ordered = {name: columns[name] for name in layout.dtypes}
     return ScoredShard(ordered, scorer.failures, sha.hexdigest(), scorer.batch_size)
@@ -116,8 +120,7 @@ class _Scorer:
             return [self._score_batch(x.to(*self._place), first)]
         except NotFiniteError as error:
             if len(x) == 1:
-                self.failures[str(first)] = str(error).removesuffix(" in sample 0")
-                return [self._failed()]
+                return [self.fail(first, str(error).removesuffix(" in sample 0"))]
         except (RuntimeError, ValueError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -161,8 +164,9 @@ class _Scorer:
             columns |= _encode(self._encoder, x)
         return columns
 
-    def _failed(self) -> Columns:
-        """What is written of an image that could not be scored."""
+    def fail(self, index: int, reason: str) -> Columns:
+        """Note an image that could not be scored; what is written of it."""
+        self.failures[str(index)] = reason
         one = self._layout.select(0, 1)
         missing = {"f": np.nan, "i": 0}
         columns = {

@@ -1,5 +1,7 @@
 """Folders of images: which files, in what order, cut and shrunk how."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from PIL import Image
 
 from models.celeba import CelebA
 from pullback import archive
+from pullback.archive.run import find_failures
 from pullback.jobs import FolderOptions, Framing, open_images
 from tests.shell import refused, run
 
@@ -176,3 +179,42 @@ def test_celeba_scores_end_to_end(celeba, monkeypatch):
     assert (columns["spectral_radius"] > 0).all()
     np.testing.assert_array_equal(columns["label"], [2, 2, 2])
     assert b"img_align_celeba/000010.jpg" in columns["file"].tolist()
+
+
+def test_bad_images_are_skipped_on_request(celeba, monkeypatch, capsys, caplog):
+    """They are counted and named in the archive; the others score as they do by themselves."""
+    monkeypatch.chdir(celeba)
+    (celeba / "small.py").write_text(ENCODER)
+    command = ["score", "--encoder", "small.py:small", "--data", "img_align_celeba", "-k", 2]
+    command += ["--crop", 148, "--resize", 4, "--shard-size", 5]
+    command += ["--labels", "list_eval_partition.txt"]
+    assert run(*command, "--out", "whole") == 0
+    folder = celeba / "img_align_celeba"
+    (folder / "000001.jpg").write_bytes(b"no image")
+    (folder / "000007.jpg").write_bytes((folder / "000007.jpg").read_bytes()[:900])
+    picture(0, 100, 100).save(folder / "000012.jpg")
+    refused(capsys, run(*command, "--out", "run"), "000001.jpg cannot be read as an image")
+    assert run(*command, "--out", "run", "--skip-bad") == 3
+    for name in ("000001.jpg cannot", "000007.jpg cannot", "000012.jpg has 100×100 pixels"):
+        assert name in caplog.text
+    bad = [0, 6, 11]
+    whole, columns = archive.read("whole"), archive.read("run")
+    np.testing.assert_array_equal(np.flatnonzero(columns["failed"]), bad)
+    assert np.isnan(columns["spectral_radius"][bad]).all()
+    np.testing.assert_array_equal(columns["label"], whole["label"])
+    good = columns["failed"] == 0
+    np.testing.assert_allclose(
+        columns["eigenvalues"][good], whole["eigenvalues"][good], rtol=1e-5, atol=1e-7
+    )
+    assert sorted(find_failures(Path("run"))) == ["0", "11", "6"]
+
+
+def test_what_the_system_cannot_read_is_not_skipped(celeba, monkeypatch):
+    images = open_images(celeba / "img_align_celeba", FolderOptions(skip_bad=True))
+
+    def no_more_files(*_, **__):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Image, "open", no_more_files)
+    with pytest.raises(ValueError, match="Too many open files"):
+        list(images.read_parts(0, 4))
