@@ -212,15 +212,15 @@ def _add_folder_options(parser: ArgumentParser) -> None:
         "--crop", type=int | None, metavar="SIDE", help="cut a square from the centre of each image"
     )
     parser.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="note images that are damaged or unlike the first as failed, and go on",
-    )
-    parser.add_argument(
         "--resize",
         type=int | None,
         metavar="SIDE",
         help="make a square image, or what --crop cuts, as large as this (bilinear)",
+    )
+    parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="note images that are damaged or unlike the first as failed, and go on",
     )
 
 
