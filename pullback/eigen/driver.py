@@ -183,6 +183,8 @@ def _certify(
         candidates = Candidates(operator.jacobian._t_matmul(images))
         ritz = rayleigh_ritz(operator, candidates, streams, noise)
         converged = _judge(ritz, largest, request.tol)
+    if result.finished is not None and request.method not in ESCALATION:
+        converged &= result.finished.unsqueeze(-1)
     pairs = EigenPairs(
         values=ritz.values,
         vectors=ritz.vectors,

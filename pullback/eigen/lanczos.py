@@ -15,10 +15,8 @@ from .records import Candidates, SolverResult
 from .request import Request
 from .small_side import lift, move_to_small_side, multiply, unit_start
 
-# Accepted probability that a verification misses an eigenvector, and how far beyond the last
-# wanted eigenvalue, relative to it, its eigenvalue must lie.
+# Accepted probability that a verification misses an eigenvector.
 MISS = 1e-3
-MARGIN = 0.01
 
 # How many eigenvalues are taken from the high and from the low end.
 Ends = tuple[int, int]
@@ -34,12 +32,11 @@ def lanczos(operator: LinearOperator, request: Request, streams: SampleStreams) 
     A Krylov space holds one vector of a repeated eigenvalue, and none of an eigenvector that its
     start is orthogonal to. Therefore, once the k pairs have converged, the basis is refilled
     from a random vector orthogonal to them; if a wanted value changes, the search goes on.
-    This ends as soon as an eigenvector missed, with an eigenvalue over 1 % beyond the last
-    wanted one, would have shown with probability 0.999, and when the basis is full. In the latter
-    case, that certainty is reached for eigenvalues that lie beyond by the fraction
-    (log(1648·√n) / (2s − 1))² of the rest's width or more, s = max_basis − k, or 1.5 % for s = 45
-    and n = 1000 (Kuczyński & Woźniakowski 1992, "Estimating the largest eigenvalue by the power
-    and Lanczos algorithms with a random start").
+    This ends as soon as an eigenvector missed, with an eigenvalue beyond the last wanted one by
+    more than tol, would have shown with probability 0.999: by the recurrence from that vector, or,
+    once the basis has been restarted, when the next Ritz pair at each end is so accurate that it
+    cannot be a mixture with one missed. It also ends when the basis spans the space, or when it
+    has lasted as long as all that came before.
 
     A pullback metric's leading pairs are looked for on the smaller side of its J. The directions of
     ``start`` are summed to start the recurrence, which takes about as many products as they are to
@@ -58,7 +55,8 @@ def lanczos(operator: LinearOperator, request: Request, streams: SampleStreams) 
 
     state = ThickRestart(A, limit, streams, side_request.start)
     active = torch.ones(A.shape[0], dtype=torch.bool, device=A.device)
-    verifying = torch.zeros_like(active)
+    verifying, restarted = torch.zeros_like(active), torch.zeros_like(active)
+    verified, began = torch.zeros_like(active), torch.zeros_like(state.steps)
     found = torch.zeros(A.shape[0], k, dtype=torch.float64, device=A.device)
     next_check = torch.full_like(state.size, k)
     while active.any():
@@ -79,24 +77,36 @@ def lanczos(operator: LinearOperator, request: Request, streams: SampleStreams) 
 
         # Where pairs found before are verified: do they still lead, and can one be missing?
         missed = ((values - found[rows]).abs() > accepted).any(-1)
-        holds = verifying[rows] & ~missed
-        complete = holds & (full | last)
-        complete[holds] |= state.rules_out_others(rows[holds], found[rows[holds]], wanted)
+        holds, spans = verifying[rows] & ~missed, state.size[rows] == n
+        long = restarted[rows] & (state.steps[rows] >= 2 * began[rows])
+        complete = holds & (spans | long)
+        for ask, where in (
+            (state.rules_out_others, holds & ~restarted[rows]),
+            (state.rules_out_mixtures, holds & restarted[rows] & full),
+        ):
+            if where.any():
+                complete[where] |= ask(rows[where], found[rows[where]], wanted, side_request.tol)
 
         # Where the pairs have converged, keep them alone, and verify them from a random vector.
         ready = ~holds & (last | converged)
         state.restart(rows[ready], wanted)
         state.renew(rows[ready & ~last])
+        restarted[rows[ready]], began[rows[ready]] = False, state.steps[rows[ready]]
         verifying[rows] = holds | (ready & ~last)
         found[rows[ready]] = values[ready]
 
         # Elsewhere, make room in a full basis; and stop what is complete, or has no steps left.
-        state.restart(rows[full & ~complete & ~ready], kept)
-        active[rows[complete | (ready & last)]] = False
+        over = complete | (last & holds)
+        state.restart(rows[full & ~over & ~ready], kept)
+        restarted[rows[full & ~over & ~ready]] = True
+        # A basis restarted since begins with others than those wanted, at the low end.
+        state.restart(rows[over & restarted[rows]], wanted)
+        verified[rows[complete | (ready & spans)]] = True
+        active[rows[over | (ready & last)]] = False
         # A check costs an eigendecomposition: at most an eighth of the steps may be superfluous.
         next_check[rows] = state.size[rows] + (state.size[rows] // 8).clamp(min=1)
     vectors, products = Candidates(state.basis[:, :k].mT), int(state.steps.max())
-    result = SolverResult(vectors, state.steps, products, norm=state.norm)
+    result = SolverResult(vectors, state.steps, products, finished=verified, norm=state.norm)
     return lift(operator, result, request.k)
 
 
@@ -190,14 +200,33 @@ class ThickRestart:
         fresh = self._random(where)
         self.basis[rows, self.size[rows]] = fresh[rows]
 
-    def rules_out_others(self, rows: Tensor, found: Tensor, ends: Ends) -> Tensor:
+    def rules_out_mixtures(self, rows: Tensor, found: Tensor, ends: Ends, tol: float) -> Tensor:
+        """Whether the next Ritz pairs at the ends are no mixtures with eigenvectors missed, bool.
+
+        A Ritz vector with a residual r has at most r/δ of an eigenvector δ beyond its value, while
+        from a random start that is at least MISS of the Ritz vector, but for a probability of MISS.
+        """
+        high, low = ends
+        margin = accepted_residual(found, self.norm[rows], tol, self.A.dtype)
+        wider = (high + bool(high), low + bool(low))
+        values, residuals = self.ritz_values(rows, wider)
+        seen = torch.ones_like(rows, dtype=torch.bool)
+        if high:
+            beyond = found[:, high - 1] + margin[:, high - 1] - values[:, high]
+            seen &= residuals[:, high] <= MISS * beyond
+        if low:
+            beyond = values[:, -low - 1] - found[:, high] + margin[:, high]
+            seen &= residuals[:, -low - 1] <= MISS * beyond
+        return seen | (self.beta[rows] == 0)
+
+    def rules_out_others(self, rows: Tensor, found: Tensor, ends: Ends, tol: float) -> Tensor:
         """Whether the steps since :meth:`renew` rule out eigenvalues beyond those found, bool.
 
         An eigenvector missed would have to be nearly orthogonal to the random start; a component
         is below c with a probability of at most c·√(2n/π).
         """
         (high, low), count = ends, sum(ends)
-        margin = accepted_residual(found, self.norm[rows], MARGIN, self.A.dtype)
+        margin = accepted_residual(found, self.norm[rows], tol, self.A.dtype)
         points = []
         if high:
             points.append(found[:, high - 1] + margin[:, high - 1])

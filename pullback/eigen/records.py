@@ -140,8 +140,8 @@ class SolverResult:
         iterations: ``(B,)``, see :class:`EigenPairs`.
         n_products: products with J or Jᵀ, or with an operator that is no pullback metric, columns
             counted; the most of any sample.
-        finished: ``(B,)`` bool, whether the solver's own stopping rule was met; None if it has
-            none that the residuals do not tell.
+        finished: ``(B,)`` bool, whether the solver's own stopping rule was met, without which
+            nothing counts as converged; None if it has none that the residuals do not tell.
         small_side: ``(B, m, r)`` float64, left singular vectors (on the smaller side of J), each
             as long as its singular value, if more than k are known: what warm starts learn from.
         spectrum: the whole spectrum, as far as it was seen, if more is known than k values.

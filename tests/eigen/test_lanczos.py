@@ -174,6 +174,21 @@ def test_every_copy_of_a_repeated_eigenvalue(dtype):
     check(G, pairs, 6)
 
 
+def test_every_copy_that_lies_close_to_the_last_wanted_value():
+    g = torch.Generator().manual_seed(0)
+    copies = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.999, 0.999, 0.999])
+    rest = [0.98 * torch.rand(53, generator=g, dtype=torch.float64) for _ in range(12)]
+    spectra = [torch.cat([copies, part.sort(descending=True).values]) for part in rest]
+    G = torch.stack([psd(spectrum, 60, seed) for seed, spectrum in enumerate(spectra)])
+    check(G, lanczos(DenseLinearOperator(G), 5, 1e-4, streams(len(G))), 5)
+
+
+def test_what_its_steps_did_not_verify_has_not_converged():
+    G = DenseLinearOperator(psd(geometric(150, 0.8), 150)[None])
+    enough = lanczos(G, 3, 1e-4, streams(1)).n_products - 3
+    assert not lanczos(G, 3, 1e-4, streams(1), max_steps=enough - 2).converged.any()
+
+
 def test_a_start_that_lacks_the_leading_eigenvectors():
     G = psd(geometric(150, 0.8), 150)
     vectors = torch.linalg.eigh(G)[1].flip(-1)
