@@ -15,10 +15,10 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from . import start
-from .archive import merge
+from .archive import compare, merge
 from .archive.manifest import ACCEPTABLE
 from .archive.run import find_failures, scan
-from .archive.summary import DOUBTFUL, Doubts, plain_text, summary
+from .archive.summary import DOUBTFUL, Doubts, plain_text, summary, tabulate
 from .eigen import METHODS
 from .jobs import FolderOptions, Framing, Settings, open_images, score_images
 from .jobs.encoders import load_encoder
@@ -58,7 +58,13 @@ def _run(options: Namespace) -> int:
     level = logging.WARNING if chosen.get("quiet") else logging.INFO
     logging.basicConfig(handlers=[handler], level=level)
     commands: dict[str, Callable[[Namespace], int]]
-    commands = {"score": _score, "merge": _merge, "info": _info, "report": _report}
+    commands = {
+        "score": _score,
+        "merge": _merge,
+        "info": _info,
+        "report": _report,
+        "compare": _compare,
+    }
     try:
         with _stopping_signals():
             return commands[options.subcommand](chosen)
@@ -184,7 +190,7 @@ def _parser() -> ArgumentParser:
         command = ArgumentParser(description=text)
         command.add_argument("run", type=str, metavar="RUN", help="the run folder")
         commands.add_subcommand(name, command, help=text)
-    _add_report(commands)
+    _add_looking(commands)
     return parser
 
 
@@ -236,6 +242,7 @@ def _folder_options(options: Namespace) -> FolderOptions:
 
 
 def _add_report(commands: Any) -> None:
+def _add_looking(commands: Any) -> None:
     text = "write RUN/report.html, a page that opens offline"
     report = ArgumentParser(description=text)
     report.add_argument("run", type=str, metavar="RUN", help="the run folder")
@@ -245,6 +252,13 @@ def _add_report(commands: Any) -> None:
         "--figures", action="store_true", help="write the pictures into RUN/figures as well"
     )
     commands.add_subcommand("report", report, help=text)
+
+    text = "say how far the scores of two runs differ, with 95 %% bootstrap intervals"
+    comparing = ArgumentParser(description=text)
+    comparing.add_argument("a", type=str, metavar="A", help="the run that is compared with")
+    comparing.add_argument("b", type=str, metavar="B", help="the other; differences are B - A")
+    comparing.add_argument("--picture", type=str | None, metavar="FILE", help=".png, .svg or .pdf")
+    commands.add_subcommand("compare", comparing, help=text)
 
 
 def _score(options: Namespace) -> int:
@@ -359,6 +373,16 @@ def _report(options: Namespace) -> int:
         command=shlex.join([*command, *(["--figures"] if options.figures else [])]),
     )
     print(plain_text(f"wrote {path}"))
+    return 0
+
+
+def _compare(options: Namespace) -> int:
+    comparison = compare(options.a, options.b)
+    print(tabulate(comparison))
+    if options.picture is not None:
+        from .report import draw_comparison
+
+        print(plain_text(f"wrote {draw_comparison(comparison, options.picture)}"))
     return 0
 
 

@@ -68,7 +68,16 @@ PUBLIC = {
         "trace_of_function",
         "xtrace",
     ],
-    "pullback.archive": ["COLUMNS", "Column", "merge", "read", "read_manifest"],
+    "pullback.archive": [
+        "COLUMNS",
+        "Column",
+        "Comparison",
+        "Difference",
+        "compare",
+        "merge",
+        "read",
+        "read_manifest",
+    ],
     "pullback.attacks": [
         "EigenAttack",
         "GradientAttack",

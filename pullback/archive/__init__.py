@@ -6,7 +6,17 @@ A run is a folder with ``manifest.json``, ``shards/part-000000.h5`` and so on an
 """
 
 from .columns import COLUMNS, Column
+from .comparison import Comparison, Difference, compare
 from .manifest import read_manifest
 from .run import merge, read
 
-__all__ = ["COLUMNS", "Column", "merge", "read", "read_manifest"]
+__all__ = [
+    "COLUMNS",
+    "Column",
+    "Comparison",
+    "Difference",
+    "compare",
+    "merge",
+    "read",
+    "read_manifest",
+]

@@ -79,10 +79,11 @@ def find_failures(run: str | Path) -> dict[str, str]:
 
 def find_origin(run: str | Path) -> Origin:
     """By whom and how the numbers of a run were made, as far as it is finished."""
-    files = [file.path for file in finished_files(run, read_manifest(run))]
-    if len(files) == 1:
-        return reading.origin_of(files[0])
-    return gather(map(reading.origin_of, files))
+    archive = Path(run, "archive.h5")
+    if archive.exists():
+        return reading.origin_of(archive)
+    files = finished_files(run, read_manifest(run))
+    return gather(reading.origin_of(file.path) for file in files)
 
 
 def scan(

@@ -9,6 +9,7 @@ import numpy as np
 from ..eigen import expected_products
 from ..eigen.cost import choose_method
 from .columns import COLUMNS
+from .comparison import Comparison
 from .manifest import read_manifest
 from .run import scan
 from .shards import list_shards
@@ -50,6 +51,18 @@ def summary(run: Path) -> str:
 def plain_text(text: str) -> str:
     """One line of what cannot change a terminal: names and messages come from anywhere."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def tabulate(comparison: Comparison) -> str:
+    """A comparison as a text: whether images are paired, and a line for each score."""
+    pairing = "paired" if comparison.paired else "not paired"
+    head = f"{'':18}{'mean of A':>12}{'mean of B':>12}{'B - A':>12}{'95 % interval':>26}  images"
+    lines = [f"{pairing}: {comparison.reason}", "", head]
+    for d in comparison.differences:
+        numbers = "".join(f"{x:12.4g}" for x in (d.mean_a, d.mean_b, d.value))
+        count = str(d.counts[0]) if comparison.paired else f"{d.counts[0]} and {d.counts[1]}"
+        lines.append(f"{d.score:18}{numbers}{f'{d.low:.4g} to {d.high:.4g}':>26}  {count}")
+    return "\n".join(map(plain_text, lines))
 
 
 class Doubts:

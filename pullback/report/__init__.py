@@ -11,6 +11,7 @@ except ImportError as error:
         f"reports and pictures need {error.name}, which is missing: pip install 'pullback[report]'"
     ) from error
 
+from .comparison import draw_comparison
 from .page import write_report
 
-__all__ = ["write_report"]
+__all__ = ["draw_comparison", "write_report"]

@@ -17,12 +17,12 @@ from .contents import Contents
 
 # Readable at the width of a telephone, where it is drawn at its own size.
 _INCHES = (4.6, 3.1)
-_INK, _ACCENT = "#1f2933", "#2a6f97"
-_STYLE: Any = {
+INK, ACCENT = "#1f2933", "#2a6f97"
+STYLE: Any = {
     "font.family": ["DejaVu Sans", "sans-serif"],
     "font.size": 9.5,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
     "axes.edgecolor": "#9aa5b1",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -52,14 +52,14 @@ def draw_all(contents: Contents) -> dict[str, Figure]:
         "spectrum": _draw_spectrum,
         "radius-and-entropy": _draw_scatter,
     }
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         return {name: _draw(drawing, contents) for name, drawing in drawings.items()}
 
 
 def as_svg(name: str, figure: Figure) -> str:
     """A figure to stand in a page among others, each with identifiers of its own."""
     buffer = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -69,7 +69,7 @@ def as_svg(name: str, figure: Figure) -> str:
 def save_all(figures: dict[str, Figure], folder: Path) -> None:
     """Each figure as a PNG and an SVG file."""
     folder.mkdir(exist_ok=True)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png")
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
@@ -99,10 +99,10 @@ def _draw_histogram(axes: Axes, values: NDArray) -> None:
         return
     wide = _is_wide(values)
     bins = np.histogram_bin_edges(np.log(values) if wide else values, _bins(values))
-    axes.hist(values, bins=(np.exp(bins) if wide else bins).tolist(), color=_ACCENT)
+    axes.hist(values, bins=(np.exp(bins) if wide else bins).tolist(), color=ACCENT)
     axes.grid(visible=False, axis="x")
     median = float(np.median(values))
-    axes.axvline(median, color=_INK, linewidth=1, linestyle="--")
+    axes.axvline(median, color=INK, linewidth=1, linestyle="--")
     axes.set_title(f"median {median:.4g}", fontsize=9.5, loc="right")
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     _scale(axes, wide)
@@ -134,12 +134,12 @@ def _draw_spectrum(axes: Axes, contents: Contents) -> None:
     rank = np.arange(1, spectra.shape[1] + 1)
     low, lower, upper, high = np.quantile(spectra, [0.05, 0.25, 0.75, 0.95], axis=0)
     if len(rank) > 1:
-        axes.fill_between(rank, low, high, color=_ACCENT, alpha=0.2, lw=0, label="5 to 95 %")
-        axes.fill_between(rank, lower, upper, color=_ACCENT, alpha=0.35, lw=0, label="25 to 75 %")
+        axes.fill_between(rank, low, high, color=ACCENT, alpha=0.2, lw=0, label="5 to 95 %")
+        axes.fill_between(rank, lower, upper, color=ACCENT, alpha=0.35, lw=0, label="25 to 75 %")
     else:
-        axes.vlines(rank, low, high, label="5 to 95 %", alpha=0.5, lw=4, color=_ACCENT)
+        axes.vlines(rank, low, high, label="5 to 95 %", alpha=0.5, lw=4, color=ACCENT)
     marker = "o" if len(rank) <= 20 else None
-    axes.plot(rank, spectra.mean(axis=0), marker=marker, markersize=4, label="mean", color=_ACCENT)
+    axes.plot(rank, spectra.mean(axis=0), marker=marker, markersize=4, label="mean", color=ACCENT)
     if _is_wide(np.concatenate([low, high])):
         axes.set_yscale("log")
     else:
@@ -161,7 +161,7 @@ def _draw_scatter(axes: Axes, contents: Contents) -> None:
         entropy[there],
         s=3 if many else 10,
         alpha=0.25 if many else 0.6,
-        color=_ACCENT,
+        color=ACCENT,
         linewidths=0,
         rasterized=many,
     )
