@@ -75,6 +75,7 @@ PUBLIC = {
         "Difference",
         "compare",
         "merge",
+        "open",
         "read",
         "read_manifest",
     ],

@@ -7,6 +7,7 @@ A run is a folder with ``manifest.json``, ``shards/part-000000.h5`` and so on an
 
 from .columns import COLUMNS, Column
 from .comparison import Comparison, Difference, compare
+from .dataset import open_run as open  # noqa: A004 (`pb.archive.open`)
 from .manifest import read_manifest
 from .run import merge, read
 
@@ -17,6 +18,7 @@ __all__ = [
     "Difference",
     "compare",
     "merge",
+    "open",
     "read",
     "read_manifest",
 ]

@@ -11,7 +11,7 @@ from ..eigen.cost import choose_method
 from .columns import COLUMNS
 from .comparison import Comparison
 from .manifest import read_manifest
-from .run import scan
+from .run import read, scan
 from .shards import list_shards
 
 # The columns that tell what is to be doubted.
@@ -38,6 +38,8 @@ def summary(run: Path) -> str:
         return "\n".join(map(plain_text, lines))
     lines += ["", f"{'':18}{'median':>12}{'5 %':>12}{'95 %':>12}"]
     for name, values in columns.items():
+        if name == "sample":
+            continue
         # Values that occur, since there is nothing between −∞ and a number.
         values = values[~np.isnan(values)]
         if not len(values):
@@ -45,7 +47,23 @@ def summary(run: Path) -> str:
         quantiles = np.quantile(values, [0.5, 0.05, 0.95], method="inverted_cdf")
         numbers = "".join(f"{q:12.4g}" for q in quantiles)
         lines.append(f"{name:18}{numbers}  {COLUMNS[name].long_name}")
-    return "\n".join(map(plain_text, [*lines, "", *doubts.lines()]))
+    lines += ["", *_extremes(run, columns), "", *doubts.lines()]
+    return "\n".join(map(plain_text, lines))
+
+
+def _extremes(run: Path, columns: dict[str, np.ndarray]) -> list[str]:
+    """Which image is the least robust, which the most: their numbers, and files where known."""
+    radius = columns["spectral_radius"]
+    if np.isnan(radius).all():
+        return []
+    lines = []
+    for what, place in (("least", np.nanargmax(radius)), ("most", np.nanargmin(radius))):
+        index = int(columns["sample"][place])
+        found = read(run, ["file"], slice(index, index + 1))
+        called = f", {found['file'][0].decode('utf-8', 'replace')}" if found else ""
+        name = f"{what} robust"
+        lines.append(f"{name:18}{radius[place]:12.4g}  spectral_radius of image {index}{called}")
+    return lines
 
 
 def plain_text(text: str) -> str:
@@ -98,7 +116,7 @@ def _look_through(run: Path, held: Iterable[str]) -> tuple[dict[str, np.ndarray]
     """The scores with one number for each image, and what is to be doubted; never all in memory."""
     doubts, parts = Doubts(), []
     names = [n for n in held if COLUMNS[n].dimensions == ("sample",) and COLUMNS[n].dtype is None]
-    shown = [name for name in names if not name.endswith("_error")]
+    shown = ["sample", *(name for name in names if not name.endswith("_error"))]
     for table in scan(run, {*shown, *DOUBTFUL}):
         doubts.add(table)
         parts.append([table[name] for name in shown])
