@@ -38,6 +38,24 @@ def test_score_merge_and_info(place, capsys):
     assert "directions" not in columns
 
 
+def test_verify_holds_every_file_against_the_manifest(place, capsys):
+    assert score("declared", "run", "--shard-size", 7, "--no-merge") == 0
+    shard = place / "run" / "shards" / "part-000003.h5"
+    kept = shard.read_bytes()
+    shard.unlink()
+    capsys.readouterr()
+    assert run("verify", "run") == 0
+    assert capsys.readouterr().out == "4 of 5 shards are there and whole\n"
+    shard.write_bytes(kept[:-200] + bytes(200))
+    assert run("verify", "run") == 1
+    assert "part-000003.h5" in capsys.readouterr().err
+    shard.write_bytes(kept)
+    assert run("merge", "run") == 0
+    capsys.readouterr()
+    assert run("verify", "run") == 0
+    assert capsys.readouterr().out == "5 of 5 shards are there and whole, and archive.h5\n"
+
+
 def test_results_do_not_depend_on_batches_and_shards(place):
     score("declared", "one", "--shard-size", 7, "--batch-size", 4, "--directions")
     score("declared", "two", "--shard-size", 30, "--batch-size", 30, "--directions")

@@ -26,6 +26,7 @@ ORDER = (
     "archive",
     "jobs",
     "report",
+    "options",
     "cli",
     "__main__",
 )

@@ -78,6 +78,7 @@ PUBLIC = {
         "open",
         "read",
         "read_manifest",
+        "verify",
     ],
     "pullback.attacks": [
         "EigenAttack",

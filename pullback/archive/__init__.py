@@ -9,7 +9,7 @@ from .columns import COLUMNS, Column
 from .comparison import Comparison, Difference, compare
 from .dataset import open_run as open  # noqa: A004 (`pb.archive.open`)
 from .manifest import read_manifest
-from .run import merge, read
+from .run import merge, read, verify
 
 __all__ = [
     "COLUMNS",
@@ -21,4 +21,5 @@ __all__ = [
     "open",
     "read",
     "read_manifest",
+    "verify",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,37 @@ def read(
     parts = list(scan(run, names, samples))
     present = parts[0] if parts else {}
     return {name: np.concatenate([part[name] for part in parts]) for name in present}
+
+
+class Verified(NamedTuple):
+    """What of a run is there, and whole.
+
+    Attributes:
+        finished: shards that are.
+        all: shards that the run will have.
+        archive: whether ``archive.h5`` is.
+    """
+
+    finished: int
+    all: int
+    archive: bool
+
+
+def verify(run: str | Path) -> Verified:
+    """Hold every file of a run against its manifest, checksums of all numbers included.
+
+    Raises:
+        FileNotFoundError: ``run`` is no run.
+        ValueError: a file is damaged, or belongs to another run; the message names the first.
+    """
+    manifest = read_manifest(run)
+    shards = list(list_shards(run, manifest))
+    finished = [shard for shard in shards if shard.path.exists()]
+    archive = Path(run, "archive.h5")
+    files = [*finished, *([Shard(archive, Layout.of(manifest))] if archive.exists() else [])]
+    for file in files:
+        reading.verify(file.path, file.layout)
+    return Verified(len(finished), len(shards), archive.exists())
 
 
 def is_merged(run: str | Path) -> bool:

@@ -1,0 +1,150 @@
+"""The options of each command."""
+
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from .archive.manifest import ACCEPTABLE
+from .eigen import METHODS
+from .jobs.pixels import PIXELS
+from .jobs.sources import FORMATS
+from .maps import RETURNS
+from .version import __version__
+
+DESCRIPTION = "Robustness scores of images from the pullback metric of one's own encoder."
+
+
+def make_parser() -> ArgumentParser:
+    """The parser of all commands."""
+    parser = ArgumentParser(prog="pullback", description=DESCRIPTION, version=__version__)
+    commands = parser.add_subcommands()
+
+    score = ArgumentParser(description="Score every image of a data set into a run folder.")
+    score.add_argument("--config", action="config", help="a YAML file with any of these options")
+    score.add_argument(
+        "--encoder",
+        required=True,
+        type=str,
+        metavar="FILE_OR_MODULE:FACTORY",
+        help="a callable without arguments that returns a module or a map, in eval mode",
+    )
+    score.add_argument(
+        "--returns",
+        type=str | None,
+        metavar="{" + ",".join(RETURNS) + "}",
+        help="what the encoder returns; not needed for a tensor, a distribution or a map",
+    )
+    score.add_argument(
+        "--pick",
+        type=str | int | None,
+        metavar="NAME[,NAME]",
+        help="what to take from what the encoder returns: a key, an attribute or an index, "
+        "or two of them",
+    )
+    score.add_argument("--weights", type=str | None, help="safetensors or torch state dictionary")
+    score.add_argument("--data", required=True, type=str, help=f"{FORMATS}. {PIXELS}")
+    _add_folder_options(score)
+    score.add_argument("--out", required=True, type=str, metavar="RUN", help="the run folder")
+    score.add_argument("-k", type=int, default=5, help="eigenpairs per image")
+    score.add_argument("--batch-size", type=int, default=64, help="images per product")
+    score.add_argument("--shard-size", type=int, default=512, help="images per file")
+    score.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, …")
+    score.add_argument("--seed", type=int, default=0, help="of starting vectors and probes")
+    score.add_argument("--method", type=str, default="auto", help=", ".join(("auto", *METHODS)))
+    score.add_argument("--directions", action="store_true", help="store the eigenvectors as well")
+    score.add_argument("--tol", type=float, default=1e-4, help="of eigenpairs, relative")
+    score.add_argument(
+        "--entropy-tol", type=float, default=1e-3, help="standard error of the entropy, in nats"
+    )
+    score.add_argument(
+        "--latents",
+        type=bool | None,
+        metavar="{true,false}",
+        help="store mean and standard deviation of the codes as well; by default, where a code has "
+        "at most 1024 numbers",
+    )
+    score.add_argument(
+        "--accept-change",
+        nargs="+",
+        type=str,
+        default=[],
+        metavar="NAME",
+        help="what may differ from the run that is resumed: " + ", ".join(ACCEPTABLE),
+    )
+    score.add_argument(
+        "--shards",
+        type=str | None,
+        metavar="I/N",
+        help="score the I-th of N shares of the shards only, for N processes that each do one",
+    )
+    score.add_argument(
+        "--no-merge", action="store_true", help="leave the shards; shares never merge"
+    )
+    score.add_argument("--quiet", action="store_true", help="say only what went wrong")
+    commands.add_subcommand("score", score, help="score a data set")
+
+    for name, text in (
+        ("merge", "gather a finished run into RUN/archive.h5"),
+        ("verify", "hold every file of a run against its manifest"),
+        ("info", "say what a run holds"),
+    ):
+        command = ArgumentParser(description=text)
+        command.add_argument("run", type=str, metavar="RUN", help="the run folder")
+        commands.add_subcommand(name, command, help=text)
+    _add_looking(commands)
+    return parser
+
+
+def _add_folder_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--glob",
+        type=str | None,
+        metavar="PATTERN",
+        help="which images of a folder, by their names within it; they are read in natural order, "
+        "2.png before 10.png",
+    )
+    parser.add_argument(
+        "--split",
+        type=str | None,
+        metavar="FILE:NUMBER",
+        help="those to which a text file gives this number, such as list_eval_partition.txt:2 for "
+        "CelebA's test split; a line of it is a name and a number, and it is looked for in and "
+        "beside the folder as well",
+    )
+    parser.add_argument(
+        "--labels", type=str | None, metavar="FILE", help="a text file of that kind, with labels"
+    )
+    parser.add_argument("--recursive", action="store_true", help="images in subfolders as well")
+    parser.add_argument(
+        "--crop", type=int | None, metavar="SIDE", help="cut a square from the centre of each image"
+    )
+    parser.add_argument(
+        "--resize",
+        type=int | None,
+        metavar="SIDE",
+        help="make a square image, or what --crop cuts, as large as this (bilinear)",
+    )
+    parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="note images that are damaged or unlike the first as failed, and go on",
+    )
+
+
+def _add_looking(commands: Any) -> None:
+    text = "write RUN/report.html, a page that opens offline"
+    report = ArgumentParser(description=text)
+    report.add_argument("run", type=str, metavar="RUN", help="the run folder")
+    report.add_argument("--data", type=str | None, help="its images, to show some: " + FORMATS)
+    report.add_argument("--extremes", type=int, default=6, help="images to show at each end")
+    report.add_argument(
+        "--figures", action="store_true", help="write the pictures into RUN/figures as well"
+    )
+    commands.add_subcommand("report", report, help=text)
+
+    text = "say how far the scores of two runs differ, with 95 %% bootstrap intervals"
+    comparing = ArgumentParser(description=text)
+    comparing.add_argument("a", type=str, metavar="A", help="the run that is compared with")
+    comparing.add_argument("b", type=str, metavar="B", help="the other; differences are B - A")
+    comparing.add_argument("--picture", type=str | None, metavar="FILE", help=".png, .svg or .pdf")
+    commands.add_subcommand("compare", comparing, help=text)
