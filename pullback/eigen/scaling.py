@@ -162,11 +162,15 @@ class ScaledOperator(LinearOperator):
 
     def to_dense(self) -> Tensor:
         """The matrix itself, ``(B, M, N)``."""
-        return self.scale.apply(self.base.to_dense(), self.samples, None)
+        # A zero operator may have lost its dtype.
+        dense = self.base.to_dense().to(dtype=self.dtype, device=self.device)
+        return self.scale.apply(dense, self.samples, None)
 
 
 def _multiply(operator: LinearOperator, columns: Tensor) -> Tensor:
     # What is evaluated lazily is so by its public product alone; ours is fastest without it.
     if isinstance(operator, JacobianOperator | PullbackMetric):
         return operator._matmul(columns)
-    return operator @ columns
+    product = operator @ columns
+    # That of a zero operator is one.
+    return product if isinstance(product, Tensor) else product.to_dense().to(columns)

@@ -8,6 +8,7 @@ from linear_operator.operators import (
     DenseLinearOperator,
     DiagLinearOperator,
     ToeplitzLinearOperator,
+    ZeroLinearOperator,
 )
 
 import pullback as pb
@@ -86,3 +87,36 @@ def test_blocks_give_the_same(block):
     exact = torch.stack([geometric(4, 0.5), geometric(4, 0.9)])
     torch.testing.assert_close(pairs.values, exact, rtol=1e-7, atol=0)
     assert pairs.converged.all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", ["auto", *METHODS])
+@pytest.mark.filterwarnings("ignore::pullback.RankWarning")
+def test_zero_operators(method, dtype):
+    for shape in ((20, 20), (2, 20, 20)):
+        zero = ZeroLinearOperator(*shape, dtype=dtype)
+        J = torch.rand(*shape, dtype=dtype)
+        for operator in (zero, pb.PullbackMetric(zero), pb.PullbackMetric(J, zero)):
+            pairs = pb.eigsh(operator, 3, method)
+            assert pairs.values.dtype == pairs.vectors.dtype == dtype
+            assert pairs.converged.all()
+            assert not pairs.values.any()
+            eye = torch.eye(3, dtype=dtype).expand(*shape[:-2], 3, 3)
+            torch.testing.assert_close(pairs.vectors.mT @ pairs.vectors, eye)
+        assert not pb.svds(zero, 3, method).values.any()
+
+
+@pytest.mark.parametrize("method", ["auto", *METHODS])
+def test_operators_that_are_evaluated_lazily(method):
+    gpytorch = pytest.importorskip("gpytorch")
+    kernel = gpytorch.kernels.RBFKernel().double()
+    x = torch.rand(2, 40, 2, dtype=torch.float64)
+    for points in (x, x[0]):
+        K = kernel(points)
+        for operator in (K, pb.PullbackMetric(torch.eye(40).double().expand(K.shape), K)):
+            pairs = pb.eigsh(operator, 3, method)
+            exact = torch.linalg.eigvalsh(K.to_dense()).flip(-1)[..., :3]
+            torch.testing.assert_close(pairs.values, exact.detach(), rtol=1e-6, atol=0)
+            assert pairs.converged.all()
+        singular = pb.svds(K, 3, method).values
+        torch.testing.assert_close(singular, exact.detach(), rtol=1e-6, atol=0)
