@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from linear_operator import LinearOperator, to_linear_operator
-from linear_operator.operators import DenseLinearOperator, DiagLinearOperator
+from linear_operator.operators import DenseLinearOperator, DiagLinearOperator, ZeroLinearOperator
 from torch import Tensor
 
 from .arguments import plain, require_finite
@@ -53,6 +53,9 @@ def weight_for(jacobian: LinearOperator, weight: Any, known: bool = False) -> Li
             f"{plain(weight.dtype)}"
         )
     operator = to_linear_operator(weight)
+    if isinstance(operator, ZeroLinearOperator):  # its products are none of tensors
+        zeros = torch.zeros(operator.shape[:-1], dtype=jacobian.dtype, device=jacobian.device)
+        operator = DiagLinearOperator(zeros)
     if not known:
         # Kernels of gpytorch, on their own or in a sum, have products only after this.
         operator = operator.representation_tree()(*operator.representation())
