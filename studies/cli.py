@@ -7,6 +7,7 @@ from inspect import signature
 
 from jsonargparse import auto_cli
 
+from .audit import audit
 from .benchmark import benchmark
 from .digits import digits
 from .paper.beta import beta
@@ -31,6 +32,7 @@ FIGURES: dict[Callable[..., None], str] = {
     optimality: "Theorem 3.2: the top eigenvector beside other attacks",
 }
 OTHERS: dict[Callable[..., None], str] = {
+    audit: "whether what solvers call converged is so, on random problems",
     benchmark: "what scores cost, beside other ways to compute them",
     report: "which of the paper's claims hold, from the archives",
     digits: "the main job on embedded data",
