@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..arguments import require_finite
 from ..operators import PullbackMetric
+from .convergence import rounding
 from .dense import first_columns, normalise, project_out
 from .records import Candidates, SolverResult
 from .request import Request
@@ -118,19 +119,32 @@ class WeightedBasis:
         empty = (metric.shape[0], 0, size)
         self.vectors = torch.empty(empty, dtype=torch.float64, device=metric.device)
         self.weighted = self.vectors
+        # ‖M‖ and the largest pᵀMp, as far as they have shown.
+        self.rounding = rounding((size, size), self.dtype)
+        self.size = self.largest = self.vectors.new_zeros(len(self.vectors))
 
     def select(self, samples: Tensor) -> "WeightedBasis":
         """The bases of some samples (indices)."""
         chosen = copy.copy(self)
         chosen.weight = None if self.weight is None else self.weight[samples]
         chosen.vectors = self.vectors[samples]
+        chosen.size, chosen.largest = self.size[samples], self.largest[samples]
         chosen.weighted = chosen.vectors if self.weight is None else self.weighted[samples]
         return chosen
 
     def weigh(self, p: Tensor) -> tuple[Tensor, Tensor]:
-        """M p for p ``(B, m)``, and √(pᵀMp)."""
+        """M p for p ``(B, m)``, and √(pᵀMp), 0 where it is rounding error."""
         weighted = _weigh(self.weight, p.unsqueeze(-1), self.dtype).squeeze(-1)
-        return weighted, (p * weighted).sum(-1).clamp(min=0).sqrt()
+        squares = (p * weighted).sum(-1)
+        if self.weight is not None:
+            # Small eigenvalues of M are lost in the rounding of M p, and so is what is small in G.
+            lengths = p.square().sum(-1)
+            sizes = weighted.square().sum(-1) / torch.where(lengths > 0, lengths, 1.0)
+            self.size = torch.maximum(self.size, sizes.sqrt())
+            self.largest = torch.maximum(self.largest, squares)
+            noise = self.rounding * torch.minimum(self.size * lengths, self.largest)
+            squares = torch.where(squares > noise, squares, 0.0)
+        return weighted, squares.clamp(min=0).sqrt()
 
     def orthogonalise(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """What p ``(B, m)`` has outside of the basis, and its coefficients ``(B, j)`` in it."""

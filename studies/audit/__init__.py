@@ -7,11 +7,12 @@ from .solvers import audit_solvers
 
 HEADER = """# Audit of the solvers
 
-`python -m studies audit` solves random problems by every method, and compares what is said to have
-converged with dense float64. A problem is one operator. It counts as false if one of its pairs is
-marked converged and its value is off by more than tol·λ and rounding, or its residual is larger
-than reported. Fuzzed problems vary shape, size, spectrum, dtype, weight and k; directed ones have
-copies of eigenvalues at a small distance from the last one wanted.
+`python -m studies audit` solves random problems by every method, with tol = 1e-4, and compares
+what is said to have converged with dense float64. A problem is one operator. It counts as false if
+a pair that is marked converged has a value off by more than 2·tol·λ and rounding (an eigenvalue
+missed, mostly), or a residual over tol·λ, rounding and what is reported. Fuzzed problems vary
+shape, size, spectrum, dtype, weight and k; directed ones have copies of eigenvalues at a small
+distance from the last one wanted.
 """
 
 

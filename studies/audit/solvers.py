@@ -75,10 +75,11 @@ def judge(problems: Problems, method: str, seed: int) -> Verdict:
     true = (G @ vectors - vectors * values.unsqueeze(-2)).norm(dim=-2)
     # What rounding may do: to the operator's products, and to the dense matrix.
     noise = (40 + 8 * G.shape[-1] ** 0.5) * torch.finfo(dtype).eps * exact[:, :1].clamp(min=0)
-    wrong_value = (values - exact).abs() > TOL * exact.abs() + noise
-    wrong_residual = true > 1.01 * residuals + noise
+    # A mixture of two eigenvectors can have a residual of tol·λ, and values off by twice that.
+    wrong_value = (values - exact).abs() > 2 * TOL * exact.abs() + noise
+    wrong_residual = true > torch.maximum(1.01 * residuals, TOL * values.abs()) + noise
     return Verdict(
         converged=pairs.converged.all(-1),
         wrong_value=(wrong_value & pairs.converged).any(-1),
-        wrong_residual=wrong_residual.any(-1),
+        wrong_residual=(wrong_residual & pairs.converged).any(-1),
     )
