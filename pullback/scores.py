@@ -129,7 +129,8 @@ def score(
 
 
 def _scores(pairs: EigenPairs, spectrum: Spectrum, event_shape: torch.Size) -> Scores:
-    values = pairs.values.double()
+    # On the host, where the spectrum is.
+    values = pairs.values.cpu().double()
     total, largest = estimate_trace(spectrum), values[:, 0]
     entropies = estimate_entropies(spectrum)
     some = largest > 0
@@ -145,16 +146,15 @@ def _scores(pairs: EigenPairs, spectrum: Spectrum, event_shape: torch.Size) -> S
     for normalization, name in names.items():
         estimate = entropies[normalization]
         columns |= {name: estimate.value, f"{name}_error": estimate.std_error}
+    narrow = [_narrow(column, pairs.values.dtype, name) for name, column in columns.items()]
+    there = torch.stack(narrow).to(pairs.values.device)  # one copy
     return Scores(
         eigenvalues=leave_inference_mode(pairs.values),
         directions=leave_inference_mode(pairs.vectors.mT.unflatten(-1, event_shape)),
         residual_norms=leave_inference_mode(pairs.residual_norms),
         converged=leave_inference_mode(pairs.converged),
         n_products=pairs.n_products,
-        **{
-            name: leave_inference_mode(_narrow(column, pairs.values.dtype, name))
-            for name, column in columns.items()
-        },
+        **dict(zip(columns, there, strict=True)),
     )
 
 

@@ -13,13 +13,16 @@ from torch import Tensor
 from ..arguments import require_finite
 from ..operators import PullbackMetric
 from ..sampling import SampleStreams
+from .bases import CHUNK, RowChunks, WeightedBasis
 from .convergence import rounding
-from .dense import combine_rows, eigh, eigvalsh, first_columns, reciprocal, svd
+from .dense import eigh, eigvalsh, first_columns, svd
 from .records import PROBES, Candidates, Spectrum
-from .small_side import DERIVATIVE, WeightedBasis, weigh, wide_jacobian
+from .remainder import ProbedRemainder
+from .small_side import DERIVATIVE, weigh, wide_jacobian
 
 # What is left of the length of a row of a block under which its direction has lost digits.
 CANCELLED = 0.1
+TINY = torch.finfo(torch.float64).tiny
 
 
 class Bidiagonalisation:
@@ -29,6 +32,8 @@ class Bidiagonalisation:
     H is lower bidiagonal (by blocks) until a restart puts Ritz values on its diagonal. If J has
     more rows than columns, Jᵀ stands for J, so that U is always on the smaller side.
 
+    A step waits for the device once. What is small is diagonalised on the host.
+
     Args:
         metric: ``(B, N, N)``.
         streams: random vectors for the starts and the probes.
@@ -36,11 +41,10 @@ class Bidiagonalisation:
 
     Attributes:
         left: U, the rows of ``left.vectors`` ``(B, j, m)``, float64.
-        blocks: V, as blocks of rows ``(B, b, n)`` in the metric's dtype.
+        blocks: V, blocks of rows ``(B, b, n)`` in the metric's dtype.
         next_block: F, ``(B, b, n)``.
-        H, coupling: H ``(B, j, s)`` and C ``(B, j, b)``, float64.
-        active: ``(B,)`` bool; the samples that are not get no vectors but zeros any more.
-        steps: ``(B,)``.
+        active: ``(B,)`` bool, on the host; samples that are not get no vectors but zeros any more.
+        steps: ``(B,)``, on the host.
         n_products: products with J or Jᵀ, columns counted.
 
     Raises:
@@ -55,66 +59,94 @@ class Bidiagonalisation:
         # Relative to σ₁, the length at which a vector is rounding error.
         self.rounding = rounding((rows, columns), self.dtype)
         like = torch.empty(0, dtype=torch.float64, device=metric.device)
-        # The longest vector so far, and how far V is from orthogonal.
-        self.scale, self.lost_orthogonality = like.new_zeros(batch), like.new_zeros(batch)
-        self.active = torch.ones(batch, dtype=torch.bool, device=metric.device)
-        self.all_active = True
-        self.steps = torch.zeros(batch, dtype=torch.long, device=metric.device)
+        self.scale = like.new_zeros(batch, 1)  # the longest vector so far
+        self.active, self.all_active = torch.ones(batch, dtype=torch.bool), True
+        self.mask = self.active.to(metric.device)
+        self.steps = torch.zeros(batch, dtype=torch.long)
         self.n_products = 0
 
-        self.left = WeightedBasis(metric, rows)
-        self.blocks: list[Tensor] = []
+        self.left, self.blocks = WeightedBasis(metric, rows), RowChunks(width)
         self.next_block = like.new_zeros(batch, width, columns, dtype=self.dtype)
-        self.H, self.coupling = like.new_zeros(batch, 0, 0), like.new_zeros(batch, 0, width)
-        probes = streams.normal(PROBES, columns, like=self.next_block).mT
-        self.probe_images = self._image(probes)
-        self.weighted_images = weigh(metric, self.probe_images)
+        # [H C], and zeros where they will grow.
+        self._matrix = like.new_zeros(batch, 16, 16 + width)
+        self._on_host: tuple[Tensor, Tensor, Tensor] | None = None
+        images = self._image(streams.normal(PROBES, columns, like=self.next_block).mT)
+        require_finite(images, DERIVATIVE)
+        self.remainder = ProbedRemainder(images, weigh(metric, images))
         for _ in range(width):
-            self._append_left(*self._random_left(self.active))
+            self._append_random(self.mask)
         self._expand_right()
+
+    @property
+    def H(self) -> Tensor:
+        """``(B, j, s)``, float64."""
+        return self._matrix[:, : self.left.size, : self.blocks.count]
+
+    @property
+    def coupling(self) -> Tensor:
+        """C, ``(B, j, b)``, float64."""
+        size = self.blocks.count
+        return self._matrix[:, : self.left.size, size : size + self.width]
 
     def expand(self) -> None:
         """Add a block to V and to U: one product with J and one with Jᵀ for each of its vectors."""
-        # V ← [V F]
-        active = self.active[:, None, None]
-        self.blocks.append(self.next_block if self.all_active else self.next_block * active)
-        self.H = torch.cat([self.H, self.coupling * active], dim=-1)
+        self._claim_memory()
+        # V ← [V F], and C becomes the last columns of H
+        held = None
+        if self.all_active:
+            newest = self.blocks.append(self.next_block)
+        else:
+            held, active = self.coupling.clone(), self.mask[:, None, None]
+            self.coupling.mul_(active)
+            newest = self.blocks.append(self.next_block * active)
         # U ← [U P], with P R = J F − U C and H ← [H C; 0 R]
-        self._expand_left()
+        self._expand_left(newest)
         # F Cᵀ ← JᵀM U − V Hᵀ, of which only the last block is not 0
-        self._expand_right()
+        self._expand_right(held)
         self.steps += self.active
+        self._on_host = None
 
-    def _expand_left(self) -> None:
-        images = self._image(self.blocks[-1].mT)
-        for column in range(-self.width, 0):
+    def _expand_left(self, newest: Tensor) -> None:
+        images = self._image(newest.mT)
+        first = self.blocks.count - self.width
+        for column in range(self.width):
             # p = J f − U c, and what rounding has left in it of U
-            known = self.H[..., column].unsqueeze(-1)
-            p = images[..., column] - (self.left.vectors.mT @ known).squeeze(-1)
-            p, correction = self.left.orthogonalise(p)
-            # What earlier columns of this block have added to U is not in `known` yet.
-            self.H[..., column] += correction
+            known = self._matrix[:, : self.left.size, first + column].unsqueeze(-1)
+            image = images[..., column].unsqueeze(-1)
+            p = torch.baddbmm(image, self.left.vectors.mT, known, alpha=-1)
+            # What earlier columns of this block have added to U is not in `known` yet; and a
+            # vector may be long beside its length in the inner product of a singular weight.
+            little = column == 0 and self.left.weight is None
+            p, correction = self.left.orthogonalise(p, rounds=1 if little else 2)
+            known += correction
             # p ← p/‖p‖_M, or a random vector where the Krylov space is invariant
+            p = p.squeeze(-1)
             weighted, norm = self.left.weigh(p)
-            length = self._length(norm)
-            inverse = reciprocal(length).unsqueeze(-1)
-            p, weighted = p * inverse, weighted * inverse
-            broken = (length == 0) & self.active
-            if broken.any():
-                fresh, weighted_fresh = self._random_left(broken)
-                p, weighted = p + fresh, weighted + weighted_fresh
-            self._append_left(p, weighted)
-            self.H[:, -1, column] = length
+            length, inverse = self._invert(norm.unsqueeze(-1))
+            if self._is_in_trouble(length):
+                require_finite(norm, DERIVATIVE)
+                broken = (length == 0).squeeze(-1) & self.mask
+                self._append_random(broken, p * inverse, weighted * inverse)
+            else:
+                self._append_left(p, weighted, inverse)
+            self._matrix[:, self.left.size - 1, first + column, None] = length
 
-    def _expand_right(self) -> None:
+    def _is_in_trouble(self, length: Tensor) -> bool:
+        """Whether an active sample's vector vanishes, or is not finite: what a step waits for."""
+        fine = length.squeeze(-1) > 0
+        return not bool((fine if self.all_active else fine | ~self.mask).all())
+
+    def _expand_right(self, held: Tensor | None = None) -> None:
         # W = JᵀM P − F Rᵀ, P the newest block of U and F that of V
         newest = self.left.weighted[:, -self.width :]
         block = self.J._t_matmul(newest.to(self.dtype).mT).mT
         self.n_products += self.width
-        if self.blocks:
+        if self.blocks.count:
             R = self.H[:, -self.width :, -self.width :]
             block = torch.baddbmm(block, R.to(self.dtype), self.next_block, alpha=-1)
-            block = self._purify(block, R)
+            # Rounding has left a little of V. In wider blocks, rows may be next to dependent.
+            for _ in range(1 if self.width == 1 else 2):
+                self.blocks.take_out_of(block)
         else:
             block = block.clone()  # an operator may return what it was given
         # F Cᵀ = W, by Gram–Schmidt
@@ -122,19 +154,20 @@ class Bidiagonalisation:
         L = self._orthonormalise_rows(block)
         if sizes is not None:
             L = self._restore(block, L, sizes)
-        C = torch.cat([torch.zeros_like(self.coupling[:, : -self.width]), L], dim=1)
-        if not self.all_active:
-            active = self.active[:, None, None]
-            block = torch.where(active, block, self.next_block)
-            C = torch.where(active, C, self.coupling)
-        self.next_block, self.coupling = block, C
+        coupling = self.coupling
+        coupling[:, -self.width :] = L
+        if held is None:
+            self.next_block = block
+        else:
+            self.next_block = torch.where(self.mask[:, None, None], block, self.next_block)
+            coupling[:, : -self.width] += held * ~self.mask[:, None, None]
 
     def _orthonormalise_rows(self, block: Tensor, sizes: Tensor | None = None) -> Tensor:
         """L ``(B, b, b)`` with block = L F; F ``(B, b, n)`` takes the block's place.
 
         Rows are 0 where their length, times ``sizes`` ``(B, b)`` if given, is rounding error.
         """
-        L = self.coupling.new_zeros(len(block), self.width, self.width)
+        L = self._matrix.new_zeros(len(block), self.width, self.width)
         for row in range(self.width):
             w = block[:, row]
             # Twice, as the first round may cancel most of it.
@@ -143,11 +176,11 @@ class Bidiagonalisation:
                 inner = (w * v).sum(-1, keepdim=True)
                 w -= inner * v
                 L[:, row, column] += inner.squeeze(-1)
-            length = w.norm(dim=-1).double()
-            whole = self._length(length if sizes is None else length * sizes[:, row])
-            length = whole if sizes is None else torch.where(whole > 0, length, 0.0)
-            w *= reciprocal(length).unsqueeze(-1).to(self.dtype)
-            L[:, row, row] = length
+            norm = w.norm(dim=-1, keepdim=True).double()
+            factor = 1.0 if sizes is None else sizes[:, row, None]
+            length, inverse = self._invert(norm * factor)
+            w *= (inverse * factor).to(self.dtype)
+            L[:, row, row, None] = length if sizes is None else torch.where(length > 0, norm, 0.0)
         return L
 
     def _restore(self, block: Tensor, L: Tensor, sizes: Tensor) -> Tensor:
@@ -161,89 +194,78 @@ class Bidiagonalisation:
         for _ in range(3):
             if not (left < CANCELLED).any():
                 break
-            self._take_out(block, 2)
+            for _ in range(2):
+                self.blocks.take_out_of(block)
             again = self._orthonormalise_rows(block, lengths)
             L, left = L @ again, again.diagonal(dim1=-2, dim2=-1)
             lengths, left = lengths * left, torch.where(left > 0, left, 1.0)
         return L
 
-    def _purify(self, block: Tensor, R: Tensor) -> Tensor:
-        """The block ``(B, b, n)`` orthogonal to V.
-
-        It is, but for rounding and for what the newest block of V, of which R has been taken out,
-        lacks in orthogonality. That is followed here (Simon 1984, "The Lanczos algorithm with
-        partial reorthogonalization"), and V is only taken out where it exceeds 32·eps, which
-        happens every few steps. In wider blocks, whose rows may be next to dependent, it always is.
-        """
-        eps = torch.finfo(self.dtype).eps
-        length = block.norm(dim=-1).amin(-1).double()
-        error = self.lost_orthogonality * torch.linalg.matrix_norm(R) + eps * self.scale
-        lost = torch.where(self.active, error / length, 0.0).nan_to_num(posinf=1.0)
-        worst = lost.max()
-        if worst > 32 * eps or self.width > 1:
-            # Once is enough for what is small.
-            self._take_out(block, 1 if worst < eps**0.5 else 2)
-            lost = torch.full_like(lost, eps)
-        self.lost_orthogonality = lost
-        return block
-
-    def _take_out(self, block: Tensor, rounds: int) -> None:
-        """Make the block ``(B, b, n)`` orthogonal to V, where it lies."""
-        for _ in range(rounds):
-            for rows in self.blocks:
-                block.baddbmm_(torch.bmm(block, rows.mT), rows, alpha=-1)
-
     def freeze(self, finished: Tensor) -> None:
         """Stop the samples that are finished: further vectors are zero, F and C stay."""
         self.active = self.active & ~finished
         self.all_active = bool(self.active.all())
+        self.mask = self.active.to(self.mask.device)
 
-    def select(self, samples: Tensor) -> "Bidiagonalisation":
-        """The factorisations of some samples (indices), to go on with or to read."""
-        chosen = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(chosen, name, value[samples])
-        chosen.J, chosen.all_active = self.J[samples], bool(chosen.active.all())
-        chosen.blocks = [block[samples] for block in self.blocks]
-        chosen.left, chosen.streams = self.left.select(samples), self.streams.select(samples)
+    def select(self, samples: Tensor, to_go_on: bool = True) -> "Bidiagonalisation":
+        """The factorisations of some samples (indices on the host), to go on with or to read."""
+        chosen, there = copy.copy(self), samples.to(self.mask.device)
+        chosen.active, chosen.steps = self.active[samples], self.steps[samples]
+        chosen.all_active = bool(chosen.active.all())
+        for name in ("mask", "scale", "next_block", "_matrix"):
+            setattr(chosen, name, getattr(self, name)[there])
+        for name in ("blocks", "left", "remainder"):
+            setattr(chosen, name, getattr(self, name).select(there))
+        if self._on_host is not None:
+            H, C, products = self._on_host
+            chosen._on_host = H[samples], C[samples], products[samples]
+        if to_go_on:
+            chosen.J, chosen.streams = self.J[there], self.streams.select(samples)
         return chosen
 
     def restart(self, count: int, renewed: Tensor) -> None:
         """Keep the leading ``count`` Ritz vectors, which costs no product.
 
-        Samples that are ``renewed`` also forget where they were heading, and go on from a random
-        vector, to see what the Krylov space was blind to.
+        Samples that are ``renewed`` (``(B,)`` bool, on the host) also forget where they were
+        heading, and go on from a random vector, to see what the Krylov space was blind to.
         """
-        X, sigma, Y = self.svd()
-        X, sigma, Y = X[..., :count], sigma[:, :count], Y[..., :count]
-        # A few at a time, so that no tensor has many vectors of N entries.
-        self.blocks = [combine_rows(self.blocks, part) for part in Y.split(4, dim=-1)]
+        X, sigma, Y = (part[..., :count].to(self.mask.device) for part in self.svd())
+        coupling = X.mT @ self.coupling
+        blocks = RowChunks(self.width)
+        for part in Y.split(CHUNK, dim=-1):
+            blocks.append(self.blocks.combine(part))
+        self.blocks = blocks
         self.left.rotate(X)
-        self.H, self.coupling = torch.diag_embed(sigma), X.mT @ self.coupling
+        self._matrix.zero_()
+        self.H.diagonal(dim1=-2, dim2=-1).copy_(sigma)
+        self.coupling.copy_(coupling)
+        self.remainder.start_anew(self.left)
         if renewed.any():
-            self._renew(renewed)
+            self._renew(renewed.to(self.mask.device))
+        self._on_host = None
 
     def _renew(self, where: Tensor) -> None:
-        self._append_left(*self._random_left(where))
+        self._append_random(where)
         w = self.J._t_matmul(self.left.weighted[:, -1:].to(self.dtype).mT).squeeze(-1)
         self.n_products += 1
-        length = self._length(w.norm(dim=-1).double())
+        length, inverse = self._invert(w.norm(dim=-1, keepdim=True).double())
         others = ~where[:, None, None]
-        self.next_block, self.coupling = self.next_block * others, self.coupling * others
-        self.next_block[:, 0] += w * reciprocal(length).unsqueeze(-1).to(self.dtype)
-        self.coupling[:, -1, 0] += length
+        self.next_block = self.next_block * others
+        self.next_block[:, 0] += w * inverse.to(self.dtype)
+        self.coupling.mul_(others)
+        self.coupling[:, -1] += length
 
     def ritz_values(self) -> tuple[Tensor, Tensor]:
         """Ritz values σ², ``(B, s)``, descending, and the residual norms of their pairs."""
+        H, C, _ = self.on_host()
         # Of HᵀH rather than of H: its small eigenvalues are rounding error, and do not matter here.
-        values, Y = eigh(self.H.mT @ self.H)
-        residuals = (self.coupling.mT @ (self.H @ Y)).norm(dim=-2)
+        values, Y = eigh(H.mT @ H)
+        residuals = (C.mT @ (H @ Y)).norm(dim=-2)
         return values.flip(-1).clamp(min=0), residuals.flip(-1)
 
     def svd(self) -> tuple[Tensor, Tensor, Tensor]:
-        """H = X diag(σ) Yᵀ: X ``(B, j, s)``, σ ``(B, s)``, Y ``(B, s, s)``."""
-        X, sigma, Yt = svd(self.H)
+        """H = X diag(σ) Yᵀ, on the host: X ``(B, j, s)``, σ ``(B, s)``, Y ``(B, s, s)``."""
+        X, sigma, Yt = svd(self.on_host()[0])
         return X, sigma, Yt.mT
 
     def candidates(self, k: int) -> tuple[Candidates, Tensor]:
@@ -252,12 +274,12 @@ class Bidiagonalisation:
         The former are V y, with J V y = U x σ, or U x if J is tall; the latter U x σ.
         """
         X, sigma, Y = self.svd()
-        scaled = X * sigma.unsqueeze(-2)
+        scaled = (X * sigma.unsqueeze(-2)).to(self.mask.device)
         small_side = self.left.vectors.mT @ scaled
         if not self.wide:
-            left = self.left.vectors.mT @ first_columns(X, k)
+            left = self.left.vectors.mT @ first_columns(X, k).to(self.mask.device)
             return Candidates(left.to(self.dtype)), small_side
-        right = combine_rows(self.blocks, first_columns(Y, k)).mT
+        right = self.blocks.combine(first_columns(Y, k).to(self.mask.device)).mT
         images, coupling = first_columns(small_side, k), self.coupling.mT @ first_columns(scaled, k)
         return Candidates(right, images, self.next_block.mT, coupling), small_side
 
@@ -267,46 +289,62 @@ class Bidiagonalisation:
         U has a block more than V: these Ritz values are ahead of those of :meth:`ritz_values`.
         Those that are ``small`` are rounded like the largest, unless they are asked for.
         """
-        B = torch.cat([self.H, self.coupling], dim=-1)
+        H, C, products = self.on_host()
+        B = torch.cat([H, C], dim=-1)
         if small:
             values = torch.nn.functional.pad(
                 svd(B)[1].square(), (0, max(0, B.shape[-2] - B.shape[-1]))
             )
         else:
             values = eigvalsh(torch.bmm(B, B.mT)).flip(-1).clamp(min=0)
-        U, MU = self.left.vectors, self.left.weighted
-        inside = torch.bmm(MU, self.probe_images)
-        left_out = torch.baddbmm(self.probe_images, U.mT, inside, alpha=-1)
-        weighted = torch.baddbmm(self.weighted_images, MU.mT, inside, alpha=-1)
         resolved = (self.width * (self.steps + 1)).clamp(max=values.shape[-1])
         most_parts = (min(self.J.shape[-2:]) - resolved).clamp(min=0)
-        return Spectrum.from_probes(values, torch.bmm(left_out.mT, weighted), most_parts.double())
+        return Spectrum.from_probes(values, products, most_parts.double())
+
+    def on_host(self) -> tuple[Tensor, Tensor, Tensor]:
+        """H, C and zᵀG'z of the probes z, G' what U has left of G, copied to the host at once."""
+        if self._on_host is None:
+            parts = [self.H, self.coupling, self.remainder.products()]
+            flat = torch.cat([part.flatten(1) for part in parts], dim=1).cpu()
+            sizes = [part[0].numel() for part in parts]
+            pieces = zip(flat.split(sizes, dim=1), parts, strict=True)
+            H, C, products = (piece.unflatten(1, part.shape[1:]) for piece, part in pieces)
+            self._on_host = H, C, products
+        return self._on_host
 
     def _image(self, columns: Tensor) -> Tensor:
-        image = self.J._matmul(columns)
-        require_finite(image, DERIVATIVE)
         self.n_products += columns.shape[-1]
-        return image.double()
+        return self.J._matmul(columns).double()
 
-    def _length(self, norm: Tensor) -> Tensor:
-        """The norm, or 0 where it is rounding error."""
+    def _invert(self, norm: Tensor) -> tuple[Tensor, Tensor]:
+        """A norm and its inverse; both are 0 where it is rounding error, or not finite."""
         self.scale = torch.maximum(self.scale, norm)
-        return torch.where(norm > self.rounding * self.scale, norm, 0.0) * self.active
+        valid = norm > self.rounding * self.scale
+        return norm * valid, valid / norm.clamp(min=TINY)
 
-    def _append_left(self, u: Tensor, weighted: Tensor) -> None:
-        self.left.append(u, weighted)
-        self.H = torch.nn.functional.pad(self.H, (0, 0, 0, 1))
-        self.coupling = torch.nn.functional.pad(self.coupling, (0, 0, 0, 1))
+    def _claim_memory(self) -> None:
+        rows, columns = self.left.size + self.width + 1, self.blocks.count + 2 * self.width
+        if rows > self._matrix.shape[1] or columns > self._matrix.shape[2]:
+            self._matrix = torch.nn.functional.pad(self._matrix, (0, columns, 0, rows))
 
-    def _random_left(self, where: Tensor) -> tuple[Tensor, Tensor]:
-        """Random unit vectors of J's range orthogonal to all u, and M times them.
+    def _append_left(self, p: Tensor, weighted: Tensor, factor: Tensor) -> None:
+        self.left.append(p, weighted, factor)
+        self.remainder.take_out(self.left.vectors[:, -1], self.left.weighted[:, -1])
 
-        For the samples ``where``; 0 for the others, and where the u span the range already.
+    def _append_random(
+        self, where: Tensor, others: Tensor | float = 0.0, weighted_others: Tensor | float = 0.0
+    ) -> None:
+        """Add to U random unit vectors of J's range orthogonal to all u, for the samples ``where``.
+
+        They are 0 where the u span the range already. Other samples get vectors of their own.
         """
         drawn = self.streams.normal(self.J.shape[-1], 1, like=self.next_block, where=where)
-        image = self._image(drawn).squeeze(-1)
-        p, _ = self.left.orthogonalise(image)
+        image = self._image(drawn)
+        require_finite(image, DERIVATIVE)
+        p = self.left.orthogonalise(image)[0].squeeze(-1)
         weighted, norm = self.left.weigh(p)
-        length = torch.where(norm > self.rounding * self.left.weigh(image)[1], norm, 0.0)
-        inverse = reciprocal(length).unsqueeze(-1)
-        return p * inverse, weighted * inverse
+        whole = self.left.weigh(image.squeeze(-1))[1]
+        valid = norm > self.rounding * whole
+        inverse = torch.where(valid, norm.reciprocal(), 0.0).unsqueeze(-1)
+        one = torch.ones_like(inverse)
+        self._append_left(p * inverse + others, weighted * inverse + weighted_others, one)

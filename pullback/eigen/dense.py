@@ -63,16 +63,15 @@ def square_root(matrix: Tensor) -> Tensor:
 
 
 def project_out(
-    block: Tensor, basis: Tensor, weighted: Tensor | None = None
+    block: Tensor, basis: Tensor, weighted: Tensor | None = None, rounds: int = 2
 ) -> tuple[Tensor, Tensor]:
-    """Take a basis ``(*, n, m)`` out of columns ``(*, n, C)``.
-
-    Classical Gram–Schmidt, twice, which is enough (Parlett 1980, §6.9).
+    """Take a basis ``(*, n, m)`` out of columns ``(*, n, C)``, by classical Gram–Schmidt.
 
     Args:
         block: columns.
         basis: orthonormal columns V.
         weighted: MV, if V is orthonormal in the inner product of M.
+        rounds: two are enough (Parlett 1980, §6.9); one is if little is taken out.
 
     Returns:
         what is left of the columns, and their coefficients ``(*, m, C)`` in the basis.
@@ -80,10 +79,12 @@ def project_out(
     inner = (basis if weighted is None else weighted).mT
     # The innermost loop of Golub–Kahan comes here: bmm and baddbmm take less time.
     multiply = torch.bmm if block.ndim == 3 else torch.matmul
-    first = multiply(inner, block)
-    block = _subtract(block, basis, first)
-    second = multiply(inner, block)
-    return _subtract(block, basis, second), first + second
+    coefficients = multiply(inner, block)
+    block = _subtract(block, basis, coefficients)
+    for _ in range(1, rounds):
+        more = multiply(inner, block)
+        block, coefficients = _subtract(block, basis, more), coefficients + more
+    return block, coefficients
 
 
 def _subtract(block: Tensor, basis: Tensor, coefficients: Tensor) -> Tensor:
@@ -130,21 +131,3 @@ def signs(vectors: Tensor) -> Tensor:
 def first_columns(block: Tensor, k: int) -> Tensor:
     """The first k columns, and zeros where there are fewer."""
     return torch.nn.functional.pad(block, (0, k - block.shape[-1]))
-
-
-def combine_rows(blocks: list[Tensor], coefficients: Tensor) -> Tensor:
-    """Combinations ``(B, k, n)`` of the rows of blocks ``(B, b, n)``; coefficients ``(B, Σb, k)``.
-
-    As many rows are joined at a time as will be returned, so that no tensor has more of them.
-    """
-    k = coefficients.shape[-1]
-    total = blocks[0].new_zeros(len(coefficients), k, blocks[0].shape[-1])
-    weights = coefficients.mT.to(total.dtype)
-    group: list[Tensor] = []
-    for index, block in enumerate(blocks):
-        group.append(block)
-        rows = sum(member.shape[1] for member in group)
-        if rows >= k or index == len(blocks) - 1:
-            total += weights[..., :rows] @ torch.cat(group, dim=1)
-            group, weights = [], weights[..., rows:]
-    return total

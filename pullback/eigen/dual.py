@@ -35,13 +35,14 @@ def dual(metric: PullbackMetric, request: Request, streams: SampleStreams) -> So
     ]
     values, candidates, vectors = (torch.cat(parts) for parts in zip(*groups, strict=True))
     values = values.clamp(min=0)
-    none = values.new_zeros(len(values))
+    spectrum = values.cpu()
+    none = spectrum.new_zeros(len(values))
     return SolverResult(
         candidates=Candidates(first_columns(candidates, k)),
         small_side=vectors * values.sqrt().unsqueeze(-2),
-        spectrum=Spectrum(values, none, none, none + 1, none),
-        iterations=torch.zeros_like(none, dtype=torch.long),
-        finished=torch.ones_like(none, dtype=torch.bool),
+        spectrum=Spectrum(spectrum, none, none, none + 1, none),
+        iterations=values.new_zeros(len(values), dtype=torch.long),
+        finished=values.new_ones(len(values), dtype=torch.bool),
         n_products=min(rows, columns),
     )
 

@@ -45,17 +45,17 @@ def golub_kahan(metric: PullbackMetric, request: Request, streams: SampleStreams
     # A vanishing vector of V is a column of zeros: there can be more columns than dimensions.
     most = request.max_steps or (2 if capacity == limit else 10) * limit
     process = Bidiagonalisation(metric, streams, width)
-    found = torch.full_like(process.left.vectors[:, 0, :1], torch.inf)
-    samples, parts = torch.arange(metric.shape[0], device=metric.device), []
+    found = torch.full((metric.shape[0], 1), torch.inf, dtype=torch.float64)
+    samples, parts = torch.arange(metric.shape[0]), []
     next_check = min(-(-(k + 1) // width), most)
     for step in range(most + 1):
-        size = process.H.shape[-1]
+        size = process.blocks.count
         full = size + width > capacity and capacity < limit
         spectrum = None
 
         # Stop the samples that know enough, and restart the others where V is full.
         if size >= limit:
-            process.freeze((process.coupling == 0).flatten(1).all(1))
+            process.freeze((process.on_host()[1] == 0).flatten(1).all(1))
         elif full or step in (next_check, most):
             lead, accurate = _leading(process, request)
             if accurate.any():
@@ -76,7 +76,7 @@ def golub_kahan(metric: PullbackMetric, request: Request, streams: SampleStreams
         if large and 4 * process.active.sum() <= 3 * len(samples):
             done, rest = (~process.active).nonzero()[:, 0], process.active.nonzero()[:, 0]
             seen = None if spectrum is None else select_samples(spectrum, done)
-            parts.append((samples[done], _result(process.select(done), k, seen)))
+            parts.append((samples[done], _result(process.select(done, to_go_on=False), k, seen)))
             process, samples, found = process.select(rest), samples[rest], found[rest]
 
         # J V = U H and JᵀM U = V Hᵀ + F Cᵀ, with V ← [V F] and U ← [U P].
@@ -90,8 +90,8 @@ def _result(process: Bidiagonalisation, k: int, spectrum: Spectrum | None) -> So
         candidates=candidates,
         small_side=small_side,
         spectrum=process.spectrum() if spectrum is None else spectrum,
-        iterations=process.steps,
-        finished=~process.active,
+        iterations=process.steps.to(small_side.device),
+        finished=(~process.active).to(small_side.device),
         n_products=process.n_products,
     )
 
@@ -111,7 +111,7 @@ def _leading_triplets(process: Bidiagonalisation, request: Request) -> tuple[Ten
     """The same for singular triplets, by ‖JᵀM u − σv‖ = ‖Cᵀx‖, without a square of a small σ."""
     X, sigma, _ = process.svd()
     k, eps = request.k, torch.finfo(process.dtype).eps
-    residuals = (process.coupling.mT @ X[..., :k]).norm(dim=-2)
+    residuals = (process.on_host()[1].mT @ X[..., :k]).norm(dim=-2)
     accepted = torch.maximum(request.tol * sigma[:, :k], 8 * eps * sigma[:, :1])
     return sigma[:, :k].square(), (residuals <= accepted).all(1)
 

@@ -6,8 +6,9 @@ from torch import Tensor
 from ..arguments import require_finite
 from ..operators import PullbackMetric
 from ..sampling import SampleStreams
+from .bases import RowChunks
 from .convergence import rounding
-from .dense import combine_rows, descending_eigh, eigh, first_columns, symmetrise
+from .dense import descending_eigh, eigh, first_columns, symmetrise
 from .records import PROBES, Candidates, SolverResult, Spectrum
 from .request import Request
 from .small_side import DERIVATIVE, weigh, wide_jacobian
@@ -34,8 +35,12 @@ def nystrom(metric: PullbackMetric, request: Request, streams: SampleStreams) ->
     W = torch.linalg.qr(_sketch(metric, request, streams, rows))[0]
     # One vector after the other: no tensor has p vectors of N entries.
     MW = weigh(metric, W)
-    Y = [J._t_matmul(w.to(metric.dtype)).mT for w in MW.split(1, dim=-1)]
-    Z = torch.cat([J._matmul(y.mT) for y in Y], dim=-1).double()
+    Y, images = RowChunks(), []
+    for w in MW.split(1, dim=-1):
+        y = J._t_matmul(w.to(metric.dtype))
+        images.append(J._matmul(y))
+        Y.append(y.mT)
+    Z = torch.cat(images, dim=-1).double()
     require_finite(Z, DERIVATIVE)
 
     # V = Yᵀ T is orthonormal; directions that rounding hides become columns of zeros.
@@ -48,7 +53,7 @@ def nystrom(metric: PullbackMetric, request: Request, streams: SampleStreams) ->
     small_side = JV @ rotation
 
     # What the probes have outside of V.
-    probes = streams.normal(PROBES, columns, like=Y[0]).mT
+    probes = streams.normal(PROBES, columns, like=images[0]).mT
     inside = T.mT @ torch.cat([y @ probes for y in Y], dim=-2).double()
     left_out = J._matmul(probes).double() - JV @ inside
     products = left_out.mT @ weigh(metric, left_out)
@@ -58,7 +63,7 @@ def nystrom(metric: PullbackMetric, request: Request, streams: SampleStreams) ->
         finished &= request.stopping_rule(spectrum)
 
     if J is metric.jacobian:
-        candidates = combine_rows(Y, first_columns(T @ rotation, k)).mT
+        candidates = Y.combine(first_columns(T @ rotation, k)).mT
     else:
         candidates = first_columns(small_side, k).to(metric.dtype)
     return SolverResult(
@@ -66,8 +71,8 @@ def nystrom(metric: PullbackMetric, request: Request, streams: SampleStreams) ->
         small_side=small_side,
         spectrum=spectrum,
         iterations=torch.ones(batch, dtype=torch.long, device=metric.device),
-        finished=finished,
-        n_products=2 * len(Y) + PROBES,
+        finished=finished.to(metric.device),
+        n_products=2 * Y.count + PROBES,
     )
 
 

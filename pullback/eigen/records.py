@@ -67,7 +67,7 @@ class SingularTriplets:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """All that a solver learns of a batch of spectra.
+    """All that a solver learns of a batch of spectra, on the host.
 
     Attributes:
         values: ``(B, r)`` float64, Ritz values, descending, padded with zeros.
@@ -94,6 +94,7 @@ class Spectrum:
         than too large: two standard errors reach up to where the mean is with probability 0.975
         (the quantile after Wilson & Hilferty, "The distribution of chi-square", 1931).
         """
+        values, products, most_parts = values.cpu(), products.cpu(), most_parts.cpu()
         squares = products.diagonal(dim1=-2, dim2=-1).clamp(min=0)
         remainder = squares.mean(-1)
         beside = products.square().sum((-2, -1)) - squares.square().sum(-1)
@@ -163,7 +164,7 @@ Record = TypeVar("Record", EigenPairs, Spectrum, SolverResult)
 
 def select_samples(record: Record, samples: Tensor) -> Record:
     """The record of some samples (indices)."""
-    return _map_tensors(lambda fields: fields[0][samples], [record])
+    return _map_tensors(lambda fields: fields[0][samples.to(fields[0].device)], [record])
 
 
 def merge_samples(parts: list[tuple[Tensor, Record]]) -> Record:
@@ -174,9 +175,10 @@ def merge_samples(parts: list[tuple[Tensor, Record]]) -> Record:
     order = torch.cat([samples for samples, _ in parts]).argsort()
 
     def merge(fields: list[Tensor]) -> Tensor:
+        there = order.to(fields[0].device)
         if fields[0].ndim > 2:  # columns, of which each lies together
-            return torch.cat([tensor.mT for tensor in _pad_columns(fields)])[order].mT
-        return torch.cat(_pad_columns(fields))[order]
+            return torch.cat([tensor.mT for tensor in _pad_columns(fields)])[there].mT
+        return torch.cat(_pad_columns(fields))[there]
 
     return _map_tensors(merge, records)
 

@@ -35,6 +35,7 @@ def exponents(operator: LinearOperator) -> Tensor:
 
 def take_back(values: Tensor, exponent: Tensor) -> Tensor:
     """Values ``(B, *rest)`` of scaled operators divided by two to the exponents ``(B,)``."""
+    exponent = exponent.to(values.device)
     if not exponent.any():
         return values
     # In two steps, of which neither leaves the range before the result does.

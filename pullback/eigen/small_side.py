@@ -1,6 +1,5 @@
-"""The smaller side of J, where solvers iterate: the way there, a basis of it, and the way back."""
+"""The smaller side of J, where solvers iterate: the way there, and the way back."""
 
-import copy
 from dataclasses import replace
 
 import torch
@@ -9,8 +8,7 @@ from torch import Tensor
 
 from ..arguments import require_finite
 from ..operators import PullbackMetric
-from .convergence import rounding
-from .dense import first_columns, normalise, project_out
+from .dense import first_columns, normalise
 from .records import Candidates, SolverResult
 from .request import Request
 
@@ -99,67 +97,10 @@ def unit_start(start: Tensor, A: LinearOperator) -> Tensor:
 
 def weigh(metric: PullbackMetric, columns: Tensor) -> Tensor:
     """M times float64 columns ``(B, M, C)``, computed in the metric's dtype, in float64."""
-    return _weigh(metric.weight, columns, metric.dtype)
+    return columns if metric.weight is None else apply_weight(metric.weight, columns, metric.dtype)
 
 
-def _weigh(weight: LinearOperator | None, columns: Tensor, dtype: torch.dtype) -> Tensor:
-    return columns if weight is None else (weight @ columns.to(dtype)).double()
-
-
-class WeightedBasis:
-    """A basis, orthonormal in the weight's inner product, in float64, one vector a row.
-
-    Attributes:
-        vectors: U, ``(B, j, m)``.
-        weighted: M times them.
-    """
-
-    def __init__(self, metric: PullbackMetric, size: int) -> None:
-        self.weight, self.dtype = metric.weight, metric.dtype
-        empty = (metric.shape[0], 0, size)
-        self.vectors = torch.empty(empty, dtype=torch.float64, device=metric.device)
-        self.weighted = self.vectors
-        # ‖M‖ and the largest pᵀMp, as far as they have shown.
-        self.rounding = rounding((size, size), self.dtype)
-        self.size = self.largest = self.vectors.new_zeros(len(self.vectors))
-
-    def select(self, samples: Tensor) -> "WeightedBasis":
-        """The bases of some samples (indices)."""
-        chosen = copy.copy(self)
-        chosen.weight = None if self.weight is None else self.weight[samples]
-        chosen.vectors = self.vectors[samples]
-        chosen.size, chosen.largest = self.size[samples], self.largest[samples]
-        chosen.weighted = chosen.vectors if self.weight is None else self.weighted[samples]
-        return chosen
-
-    def weigh(self, p: Tensor) -> tuple[Tensor, Tensor]:
-        """M p for p ``(B, m)``, and √(pᵀMp), 0 where it is rounding error."""
-        weighted = _weigh(self.weight, p.unsqueeze(-1), self.dtype).squeeze(-1)
-        squares = (p * weighted).sum(-1)
-        if self.weight is not None:
-            # Small eigenvalues of M are lost in the rounding of M p, and so is what is small in G.
-            lengths = p.square().sum(-1)
-            sizes = weighted.square().sum(-1) / torch.where(lengths > 0, lengths, 1.0)
-            self.size = torch.maximum(self.size, sizes.sqrt())
-            self.largest = torch.maximum(self.largest, squares)
-            noise = self.rounding * torch.minimum(self.size * lengths, self.largest)
-            squares = torch.where(squares > noise, squares, 0.0)
-        return weighted, squares.clamp(min=0).sqrt()
-
-    def orthogonalise(self, p: Tensor) -> tuple[Tensor, Tensor]:
-        """What p ``(B, m)`` has outside of the basis, and its coefficients ``(B, j)`` in it."""
-        rest, inside = project_out(p.unsqueeze(-1), self.vectors.mT, self.weighted.mT)
-        return rest.squeeze(-1), inside.squeeze(-1)
-
-    def append(self, u: Tensor, weighted: Tensor) -> None:
-        """Add a vector and M times it."""
-        self.vectors = torch.cat([self.vectors, u.unsqueeze(1)], dim=1)
-        if self.weight is None:
-            self.weighted = self.vectors
-        else:
-            self.weighted = torch.cat([self.weighted, weighted.unsqueeze(1)], dim=1)
-
-    def rotate(self, X: Tensor) -> None:
-        """Replace the basis by combinations of it, for orthonormal X ``(B, j, l)``."""
-        self.vectors = X.mT @ self.vectors
-        self.weighted = self.vectors if self.weight is None else X.mT @ self.weighted
+def apply_weight(weight: LinearOperator, columns: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight times float64 columns ``(B, M, C)``, computed in ``dtype``, in float64."""
+    product: Tensor = weight @ columns.to(dtype)
+    return product.double()

@@ -201,6 +201,7 @@ def _estimate(
     request = Request(1, stopping_rule=stopping_rule)
 
     def find(metric: PullbackMetric, streams: SampleStreams) -> Estimate:
-        return read(solve(metric, request, streams)[1])
+        spectrum = solve(metric, request, streams)[1]
+        return read(spectrum).map(lambda tensor: tensor.to(metric.device))
 
     return map_over_batch(metric, find, generator).to(metric.dtype)

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from pullback.eigen.dense import (
-    combine_rows,
     descending_eigh,
     normalise,
     orthonormalise,
@@ -75,11 +74,3 @@ def test_vectors_of_zeros():
     torch.testing.assert_close(normalise(block).norm(dim=0), torch.tensor([1.0, 0.0, 1.0]))
     assert reciprocal(torch.tensor([4.0, 0.0])).tolist() == [0.25, 0.0]
     assert signs(block).tolist() == [[-1.0, 1.0, 1.0]]
-
-
-@pytest.mark.parametrize("k", [1, 3, 9])
-def test_combinations_of_rows_of_several_blocks(k):
-    blocks = [torch.randn(2, b, 7, dtype=torch.float64) for b in (2, 1, 4)]
-    coefficients = torch.randn(2, 7, k, dtype=torch.float64)
-    expected = coefficients.mT @ torch.cat(blocks, dim=1)
-    torch.testing.assert_close(combine_rows(blocks, coefficients), expected)

@@ -1,0 +1,146 @@
+"""Bases that grow vector by vector, one a row, in memory that is claimed ahead of them."""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..operators import PullbackMetric
+from .convergence import rounding
+from .dense import project_out
+from .small_side import apply_weight
+
+# Rows of N entries that lie together: products with several take less time than with one, but no
+# tensor may have many.
+CHUNK = 4
+
+
+class RowChunks:
+    """Blocks of ``width`` rows ``(B, ·, n)``, a few in a tensor. Iterating gives these tensors.
+
+    Attributes:
+        count: how many rows there are.
+    """
+
+    def __init__(self, width: int = 1) -> None:
+        self.count, self._rows = 0, width * max(1, CHUNK // width)
+        # Each with the number of its rows that are filled.
+        self._chunks: list[tuple[Tensor, int]] = []
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (memory[:, :used] for memory, used in self._chunks)
+
+    def append(self, block: Tensor) -> Tensor:
+        """Add a block ``(B, b, n)``; it is returned, where it lies now."""
+        batch, rows, n = block.shape
+        if not self._chunks or self._chunks[-1][1] + rows > self._rows:
+            self._chunks.append((block.new_empty(batch, max(rows, self._rows), n), 0))
+        memory, used = self._chunks[-1]
+        self._chunks[-1] = memory, used + rows
+        self.count += rows
+        return memory[:, used : used + rows].copy_(block)
+
+    def select(self, samples: Tensor) -> "RowChunks":
+        """The rows of some samples (indices)."""
+        chosen = copy.copy(self)
+        chosen._chunks = [(memory[samples], used) for memory, used in self._chunks]
+        return chosen
+
+    def combine(self, coefficients: Tensor) -> Tensor:
+        """Combinations ``(B, k, n)`` of the rows, for coefficients ``(B, count, k)``."""
+        sizes = [used for _, used in self._chunks]
+        weights = coefficients.mT.to(self._chunks[0][0].dtype).split(sizes, dim=-1)
+        total = torch.bmm(weights[0], next(iter(self)))
+        for part, chunk in list(zip(weights, self, strict=True))[1:]:
+            total.baddbmm_(part, chunk)
+        return total
+
+    def take_out_of(self, block: Tensor) -> None:
+        """Make a block ``(B, b, n)`` orthogonal to the rows, which are orthonormal, in place."""
+        for chunk in self:
+            block.baddbmm_(torch.bmm(block, chunk.mT), chunk, alpha=-1)
+
+
+class WeightedBasis:
+    """A basis of the smaller side, orthonormal in the weight's inner product, in float64.
+
+    Args:
+        metric: ``(B, N, N)``, whose weight it is.
+        length: m.
+
+    Attributes:
+        size: j, how many vectors there are.
+    """
+
+    def __init__(self, metric: PullbackMetric, length: int) -> None:
+        self.weight, self.dtype, self.size = metric.weight, metric.dtype, 0
+        like = torch.empty(0, dtype=torch.float64, device=metric.device)
+        self._vectors = like.new_empty(metric.shape[0], 8, length)
+        self._weighted = self._vectors if self.weight is None else torch.empty_like(self._vectors)
+        # ‖M‖ and the largest pᵀMp, as far as they have shown.
+        self.rounding = rounding((length, length), self.dtype)
+        self.norm = self.largest = like.new_zeros(metric.shape[0])
+
+    @property
+    def vectors(self) -> Tensor:
+        """U, ``(B, j, m)``."""
+        return self._vectors[:, : self.size]
+
+    @property
+    def weighted(self) -> Tensor:
+        """M times them."""
+        return self._weighted[:, : self.size]
+
+    def select(self, samples: Tensor) -> "WeightedBasis":
+        """The bases of some samples (indices)."""
+        chosen = copy.copy(self)
+        chosen.norm, chosen.largest = self.norm[samples], self.largest[samples]
+        chosen._vectors = chosen._weighted = self._vectors[samples]
+        if self.weight is not None:
+            chosen.weight, chosen._weighted = self.weight[samples], self._weighted[samples]
+        return chosen
+
+    def weigh(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """M p for p ``(B, m)``, and √(pᵀMp), 0 where it is rounding error."""
+        if self.weight is None:
+            return p, p.norm(dim=-1)
+        weighted = apply_weight(self.weight, p.unsqueeze(-1), self.dtype).squeeze(-1)
+        squares = (p * weighted).sum(-1)
+        # Small eigenvalues of M are lost in the rounding of M p, and so is what is small in G.
+        lengths = p.square().sum(-1)
+        sizes = weighted.square().sum(-1) / torch.where(lengths > 0, lengths, 1.0)
+        self.norm = torch.maximum(self.norm, sizes.sqrt())
+        self.largest = torch.maximum(self.largest, squares)
+        noise = self.rounding * torch.minimum(self.norm * lengths, self.largest)
+        # Not a number stays what it is.
+        return weighted, torch.where(squares <= noise, 0.0, squares).sqrt()
+
+    def orthogonalise(self, p: Tensor, rounds: int = 2) -> tuple[Tensor, Tensor]:
+        """What columns ``(B, m, C)`` have outside of the basis; coefficients ``(B, j, C)`` in it.
+
+        Two rounds are enough, and one where what is left is about as long as the columns.
+        """
+        return project_out(p, self.vectors.mT, self.weighted.mT, rounds)
+
+    def append(self, p: Tensor, weighted: Tensor, factor: Tensor) -> None:
+        """Add p ``(B, m)``, and M times it, times a factor ``(B, 1)``."""
+        if self.size == self._vectors.shape[1]:
+            self._grow()
+        torch.mul(p, factor, out=self._vectors[:, self.size])
+        if self.weight is not None:
+            torch.mul(weighted, factor, out=self._weighted[:, self.size])
+        self.size += 1
+
+    def _grow(self) -> None:
+        self._vectors = torch.cat([self._vectors, torch.empty_like(self._vectors)], dim=1)
+        if self.weight is None:
+            self._weighted = self._vectors
+        else:
+            self._weighted = torch.cat([self._weighted, torch.empty_like(self._weighted)], dim=1)
+
+    def rotate(self, X: Tensor) -> None:
+        """Replace the basis by combinations of it, for orthonormal X ``(B, j, l)``."""
+        self._vectors, weighted = X.mT @ self.vectors, self.weighted
+        self._weighted = self._vectors if self.weight is None else X.mT @ weighted
+        self.size = X.shape[-1]
