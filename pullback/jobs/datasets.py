@@ -1,6 +1,7 @@
 """Data sets of PyTorch: read item by item, as they are asked for."""
 
 import hashlib
+from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,10 +33,11 @@ def from_dataset(dataset: Any, framing: Framing | None = None, name: str = "") -
     """Images of a map-style data set, such as a ``torch.utils.data.Dataset``.
 
     Args:
-        dataset: has a length, and items that are an image or a tuple that starts with one. An image
-            is a tensor or an array ``(*event)``, uint8 (divided by 255) or floating point, or an
-            image of Pillow, which becomes ``(C, h, w)``. Where the second of the first tuple is an
-            integer, it is the label in all of them.
+        dataset: has a length, and items that are an image, a tuple that starts with one, or a
+            dictionary with one under ``"image"``, as in ``datasets`` of Hugging Face. An image is a
+            tensor or an array ``(*event)``, uint8 (divided by 255) or floating point, or an image
+            of Pillow, which becomes ``(C, h, w)``. Where the second of the first tuple, or what the
+            first dictionary holds under ``"label"``, is an integer, it is the label in all of them.
         framing: how images of Pillow are cut and shrunk.
         name: what it is called; its class by default.
 
@@ -46,53 +48,74 @@ def from_dataset(dataset: Any, framing: Framing | None = None, name: str = "") -
     kind = type(dataset).__qualname__
     sized = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
     if not sized or isinstance(dataset, IterableDataset | str | dict):
-        raise TypeError(f"a data set with a length and numbered items is needed, got {kind}")
+        keys = f" of {', '.join(map(str, dataset))}" if isinstance(dataset, dict) else ""
+        raise TypeError(f"a data set with a length and numbered items is needed, got {kind}{keys}")
     name, count, framing = name or kind, len(dataset), framing or Framing()
     if count == 0:
         raise ValueError(f"{name} has no items")
-    first = _read_item(dataset, 0, name, framing)
-    if _hash_item(first) != _hash_item(_read_item(dataset, 0, name, framing)):
+    items = _Items(dataset, name, framing)
+    first = items.first
+    if _hash_item(first) != _hash_item(items.read_one(0)):
         raise ValueError(
             f"item 0 of {name} is another each time it is read; turn random transforms off"
         )
-    shape, dtype = first.pixels.shape, first.pixels.dtype
-    # They come with the images, and are known once these have been read.
-    labels = None if first.label is None else np.zeros(count, np.int64)
+    facts = {"dataset": kind, "first": _hash_item(first), **framing.facts}
+    shape = tuple(first.pixels.shape)
+    return Images(Path(name), count, shape, items.read, items.labels, facts=facts)
 
-    def read(start: int, stop: int) -> NDArray[np.floating]:
-        part = np.empty((stop - start, *shape), dtype)
+
+class _Items:
+    """Reads items that must all be like the first.
+
+    Attributes:
+        first: that.
+        labels: of those items that have been read, as they come with the images; None where the
+            first has none.
+    """
+
+    def __init__(self, dataset: Any, name: str, framing: Framing) -> None:
+        self._dataset, self._name, self._framing = dataset, name, framing
+        self.first = self.read_one(0)
+        self.labels = None if self.first.label is None else np.zeros(len(dataset), np.int64)
+
+    def read(self, start: int, stop: int) -> NDArray[np.floating]:
+        """Pixels of some items; their labels are noted."""
+        first, name = self.first, self._name
+        part = np.empty((stop - start, *first.pixels.shape), first.pixels.dtype)
         for i in range(start, stop):
-            item = _read_item(dataset, i, name, framing)
-            if (item.pixels.shape, item.pixels.dtype) != (shape, dtype):
+            item = self.read_one(i)
+            if _describe(item) != _describe(first):
                 raise ValueError(
                     f"item {i} of {name} is {_describe(item)} but item 0 is {_describe(first)}; "
                     "all images must have one shape and dtype"
                 )
             part[i - start] = item.pixels
-            if labels is not None:
+            if self.labels is not None:
                 if item.label is None:
                     raise ValueError(f"item {i} of {name} has no integer label, but item 0 has")
-                labels[i] = item.label
+                self.labels[i] = item.label
         return part
 
-    facts = {"dataset": kind, "first": _hash_item(first), **framing.facts}
-    return Images(Path(name), count, tuple(shape), read, labels, facts=facts)
-
-
-def _read_item(dataset: Any, index: int, name: str, framing: Framing) -> _Item:
-    try:
-        item = dataset[index]
-    except Exception as error:  # it is anyone's code
-        raise ValueError(
-            f"item {index} of {name} cannot be read: {type(error).__name__}: {error}"
-        ) from error
-    label = None
-    if isinstance(item, tuple | list):
-        if not item:
-            raise TypeError(f"item {index} of {name} is an empty {type(item).__name__}")
-        label = _as_label(item[1]) if len(item) > 1 else None
-        item = item[0]
-    return _Item(_as_pixels(item, f"item {index} of {name}", framing), label)
+    def read_one(self, index: int) -> _Item:
+        """An item, whether it is like the first or not."""
+        what = f"item {index} of {self._name}"
+        try:
+            item = self._dataset[index]
+        except Exception as error:  # it is anyone's code
+            raise ValueError(f"{what} cannot be read: {type(error).__name__}: {error}") from error
+        label = None
+        if isinstance(item, Mapping):
+            if "image" not in item:
+                keys = ", ".join(map(repr, item)) or "no keys"
+                raise TypeError(f"{what} is a dictionary with {keys}; call the image 'image'")
+            label = _as_label(item.get("label"))
+            item = item["image"]
+        elif isinstance(item, tuple | list):
+            if not item:
+                raise TypeError(f"{what} is an empty {type(item).__name__}")
+            label = _as_label(item[1]) if len(item) > 1 else None
+            item = item[0]
+        return _Item(_as_pixels(item, what, self._framing), label)
 
 
 def _as_label(value: Any) -> int | None:
@@ -119,8 +142,8 @@ def _as_pixels(image: Any, what: str, framing: Framing) -> NDArray:
         pixels = image
     if not isinstance(pixels, np.ndarray) or pixels.ndim == 0 or pixels.size == 0:
         raise TypeError(
-            f"{what} is {type(image).__name__}; an image as tensor, array or of Pillow, or a tuple "
-            "that starts with one, is needed"
+            f"{what} is {type(image).__name__}; an image as tensor, array or of Pillow, a tuple "
+            "that starts with one, or a dictionary with an 'image', is needed"
         )
     if pixels.dtype == np.uint8:
         return pixels.astype(np.float32) / np.float32(255)

@@ -3,7 +3,8 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ class Images:
         names: file names within the folder, or None if the images do not come from one.
         facts: what tells these images from others without reading all of them.
         skip_bad: whether an image with a BadImageError is noted as failed, not the end of the run.
+        source: opens them anew, which is how they reach other processes; None where they are sent
+            as they are.
     """
 
     path: Path
@@ -40,6 +43,12 @@ class Images:
     names: list[str] | None = None
     facts: dict[str, str] = field(default_factory=dict)
     skip_bad: bool = False
+    source: Callable[[], "Images"] | None = None
+
+    def __reduce__(self) -> tuple:
+        if self.source is None:
+            return Images, tuple(getattr(self, field.name) for field in fields(self))
+        return _reopen, (self.source, self.path, self.count, self.facts)
 
     def read_finite(self, start: int, stop: int) -> NDArray[np.floating]:
         """What ``read`` gives.
@@ -80,6 +89,13 @@ class Images:
         if self.names is not None:
             columns["file"] = np.array([name.encode() for name in self.names[start:stop]])
         return columns
+
+
+def _reopen(source: Callable[[], Images], path: Path, count: int, facts: dict[str, str]) -> Images:
+    images = source()
+    if (images.count, images.facts) != (count, facts):
+        raise ValueError(f"{path} has changed since it was opened, or is another in this process")
+    return images
 
 
 @dataclass(frozen=True)
@@ -132,15 +148,17 @@ def from_array(
             )
         labels = labels.astype(np.int64)
 
-    def read(start: int, stop: int) -> NDArray[np.floating]:
-        part = images[start:stop]
-        if images.dtype == np.uint8:
-            return part.astype(np.float32) / np.float32(255)
-        return part.astype(np.float64 if images.dtype == np.float64 else np.float32)
-
     if facts is None:
         facts = {"sha256": _hash_arrays(images, labels)}
+    read = partial(_read_array, images)
     return Images(path, len(images), tuple(images.shape[1:]), read, labels, facts=facts)
+
+
+def _read_array(images: NDArray, start: int, stop: int) -> NDArray[np.floating]:
+    part = images[start:stop]
+    if images.dtype == np.uint8:
+        return part.astype(np.float32) / np.float32(255)
+    return part.astype(np.float64 if images.dtype == np.float64 else np.float32)
 
 
 def _hash_arrays(*arrays: NDArray | None) -> str:

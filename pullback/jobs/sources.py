@@ -1,7 +1,11 @@
 """Images from disk: what a path holds, and how it is opened."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from .arrays import looks_like_idx, open_idx, open_numpy
 from .datasets import open_dataset
@@ -33,7 +37,19 @@ def open_images(path: str | Path, options: FolderOptions | None = None) -> Image
         ValueError: the file is of another kind, damaged or empty, the images differ in shape, or
             there are options and no folder.
     """
-    options = options or FolderOptions()
+    options, state = options or FolderOptions(), torch.get_rng_state()
+    images = _open(path, options)
+    return replace(images, source=partial(_open_again, state, path, options))
+
+
+def _open_again(state: Tensor, path: str | Path, options: FolderOptions) -> Images:
+    """In another process, where a factory shall draw the same random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(state)
+        return open_images(path, options)
+
+
+def _open(path: str | Path, options: FolderOptions) -> Images:
     if _names_factory(str(path)):
         _refuse(str(path), replace(options, framing=Framing()))
         return open_dataset(str(path), options.framing)

@@ -1,5 +1,6 @@
-"""Data sets of PyTorch, scored as they are."""
+"""Data sets of PyTorch and of Hugging Face, scored as they are."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import pullback as pb
 from pullback import archive
-from pullback.jobs import Framing, from_array
+from pullback.jobs import Framing, from_array, open_images
 from pullback.jobs.datasets import from_dataset
 from tests.shell import refused, run, score
 
@@ -59,6 +60,31 @@ def test_what_an_image_is():
     assert framed.facts["crop"] == "2"
 
 
+def test_dictionaries_as_of_hugging_face(tmp_path):
+    """Their images, of Pillow or tensors, and labels are those of the same items as tuples."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 2, 2, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(array) for array in pixels]
+    tensors = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    expected = tensors.numpy() / np.float32(255)
+    encoder = linear()
+    for out, values in (("a", pictures), ("b", tensors)):
+        items = Items(*({"label": 3 * i, "image": v, "id": 7} for i, v in enumerate(values)))
+        images = from_dataset(items)
+        np.testing.assert_allclose(images.read(0, 5), expected, rtol=1e-6)
+        np.testing.assert_array_equal(images.labels, 3 * np.arange(5))
+        pb.score_images(encoder, items, tmp_path / out, pb.jobs.Settings(k=2))
+        np.testing.assert_array_equal(archive.read(tmp_path / out)["label"], 3 * np.arange(5))
+    unlabelled = from_dataset(Items(*({"image": image} for image in pictures)))
+    assert unlabelled.labels is None
+
+
+def test_a_dataset_reaches_another_process():
+    images = from_dataset(TensorDataset(torch.rand(5, 3), torch.arange(5)))
+    again = pickle.loads(pickle.dumps(images))
+    np.testing.assert_array_equal(again.read(1, 4), images.read(1, 4))
+    np.testing.assert_array_equal(again.describe(0, 5)["label"], [0, 1, 2, 3, 0])
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         return iter(())
@@ -83,7 +109,22 @@ class Failing(Items):
             "a length and numbered items is needed, got Stream",
         ),
         (Items(), ValueError, "Items has no items"),
-        (Items({"image": 1}), TypeError, "item 0 of Items is dict; an image as tensor, array"),
+        (
+            {"train": [torch.rand(3)], "test": []},
+            TypeError,
+            "a length and numbered items is needed, got dict of train, test",
+        ),
+        (Items(3), TypeError, "item 0 of Items is int; an image as tensor, array"),
+        (
+            Items({"img": torch.rand(3), "label": 1}),
+            TypeError,
+            "item 0 of Items is a dictionary with 'img', 'label'; call the image 'image'",
+        ),
+        (
+            Items({"image": {"bytes": b"", "path": None}}),
+            TypeError,
+            "item 0 of Items is dict; an image as tensor, array or of Pillow, a tuple",
+        ),
         (Items(torch.arange(3)), TypeError, "holds int64 values; uint8"),
         (Random(1), ValueError, "another each time it is read; turn random transforms off"),
         (Failing(1), ValueError, "item 0 of Failing cannot be read: ZeroDivisionError"),
@@ -116,6 +157,15 @@ def made():
 def number():
     return 3
 """
+
+
+def test_a_factory_that_draws_at_random_draws_the_same_in_another_process(place):
+    (place / "drawn.py").write_text(DATA.replace("(5, 4, 4, generator=generator)", "(5, 4, 4)"))
+    images = open_images("drawn.py:made")
+    packed = pickle.dumps(images)
+    torch.manual_seed(5)
+    np.testing.assert_array_equal(pickle.loads(packed).read(0, 5), images.read(0, 5))
+    assert torch.initial_seed() == 5
 
 
 def test_a_factory_on_the_command_line(place, capsys):

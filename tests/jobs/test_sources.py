@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import pickle
 import struct
 from pathlib import Path
 
@@ -265,3 +266,27 @@ def test_the_files_of_mnist(data_folder):
     assert (images.count, images.event_shape) == (10_000, (1, 28, 28))
     assert images.labels is not None
     assert set(images.labels) == set(range(10))
+
+
+def test_images_reach_another_process_as_what_opens_them(tmp_path):
+    """An array of any size takes a few bytes, and one that has changed is not taken for it."""
+    path = tmp_path / "a.npy"
+    np.save(path, bytes_images(2000, 8, 8))
+    images = open_images(path)
+    packed = pickle.dumps(images)
+    assert len(packed) < 10_000
+    again = pickle.loads(packed)
+    assert (again.facts, again.event_shape) == (images.facts, (8, 8))
+    np.testing.assert_array_equal(again.read(3, 9), images.read(3, 9))
+    os.utime(path, (0, 0))
+    with pytest.raises(ValueError, match=r"a\.npy has changed since it was opened, or is another"):
+        pickle.loads(packed)
+
+
+def test_images_in_memory_reach_another_process(tmp_path):
+    pixels, labels = bytes_images(5, 4, 4), np.arange(5)
+    images = from_array(Path("memory"), pixels, labels)
+    again = pickle.loads(pickle.dumps(images))
+    assert again.facts == images.facts
+    np.testing.assert_array_equal(again.read(0, 5), images.read(0, 5))
+    np.testing.assert_array_equal(again.labels, labels)
