@@ -25,7 +25,7 @@ def plain_index(index: Any, shape: torch.Size, device: torch.device) -> PlainInd
         IndexError: a part is none of these, lies outside of its dimension, or is one too many.
         ValueError: a slice runs backwards.
     """
-    parts = [_as_known(part, device) for part in (index if isinstance(index, tuple) else (index,))]
+    parts = list(map(_as_known, index if isinstance(index, tuple) else (index,)))
     taken = sum(_dimensions(part) for part in parts)
     if taken > len(shape) or sum(part is Ellipsis for part in parts) > 1:
         raise IndexError(f"{_shown(parts)} is no index for an operator of shape {tuple(shape)}")
@@ -37,7 +37,7 @@ def plain_index(index: Any, shape: torch.Size, device: torch.device) -> PlainInd
             plain += [EVERYTHING] * (len(shape) - taken)
         else:
             plain += _from_front(part, shape, len(plain))
-    return tuple(plain)
+    return tuple(part.to(device) if isinstance(part, Tensor) else part for part in plain)
 
 
 def keeps_matrix(index: PlainIndex) -> bool:
@@ -110,14 +110,14 @@ def entries(
     return result
 
 
-def _as_known(part: Any, device: torch.device) -> Any:
+def _as_known(part: Any) -> Any:
     """An integer, a slice, an ellipsis or a tensor of integers or truth values."""
     if part is Ellipsis or isinstance(part, slice):
         return part
     if isinstance(part, list | np.ndarray):
         part = torch.as_tensor(part, dtype=torch.long if len(part) == 0 else None)
     if isinstance(part, Tensor) and part.ndim and not part.is_floating_point():
-        return part.to(device) if part.dtype == torch.bool else part.to(device, torch.long)
+        return part if part.dtype == torch.bool else part.long()
     whole = isinstance(part, SupportsIndex) and not isinstance(part, bool | np.bool_)
     if not whole or (isinstance(part, Tensor) and (part.dtype == torch.bool or part.ndim)):
         raise IndexError(

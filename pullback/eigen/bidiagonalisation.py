@@ -220,7 +220,7 @@ class Bidiagonalisation:
             H, C, products = self._on_host
             chosen._on_host = H[samples], C[samples], products[samples]
         if to_go_on:
-            chosen.J, chosen.streams = self.J[there], self.streams.select(samples)
+            chosen.J, chosen.streams = self.J[samples], self.streams.select(samples)
         return chosen
 
     def restart(self, count: int, renewed: Tensor) -> None:

@@ -130,7 +130,7 @@ def _solve(
     _teach(operator, result, request, pairs, images)
     spectrum = result.spectrum
 
-    undone = _find_undone(result, request, pairs)
+    undone = _find_undone(result, request, pairs).cpu()
     if not undone.any():
         return pairs, images, spectrum
     done, rest = (~undone).nonzero()[:, 0], undone.nonzero()[:, 0]
@@ -138,10 +138,11 @@ def _solve(
     request = replace(request, method=method, warm_start=None, start=None, max_steps=None)
     others, other_images, other = _solve(operator[rest], request, streams.select(rest))
     merged = merge_samples([(done, select_samples(pairs, done)), (rest, others)])
-    iterations = pairs.iterations.index_add(0, rest, others.iterations)
+    there = rest.to(images.device)
+    iterations = pairs.iterations.index_add(0, there, others.iterations)
     n_products = pairs.n_products + others.n_products
     pairs = replace(merged, iterations=iterations, n_products=n_products)
-    images = images.index_copy(0, rest, other_images)
+    images = images.index_copy(0, there, other_images)
     if spectrum is not None and other is not None:
         spectrum = merge_samples([(done, select_samples(spectrum, done)), (rest, other)])
     return pairs, images, spectrum

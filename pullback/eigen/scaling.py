@@ -26,7 +26,7 @@ def bring_near_one(operator: LinearOperator) -> LinearOperator:
 
 
 def exponents(operator: LinearOperator) -> Tensor:
-    """Of the powers of two, ``(B,)`` float64, in what :func:`bring_near_one` made."""
+    """Of the powers of two, ``(B,)`` float64 on the host, in what :func:`bring_near_one` made."""
     if not isinstance(operator, PullbackMetric):
         return operator.scale.exponents[operator.samples]
     exponent = 2 * exponents(operator.jacobian)
@@ -35,9 +35,9 @@ def exponents(operator: LinearOperator) -> Tensor:
 
 def take_back(values: Tensor, exponent: Tensor) -> Tensor:
     """Values ``(B, *rest)`` of scaled operators divided by two to the exponents ``(B,)``."""
-    exponent = exponent.to(values.device)
     if not exponent.any():
         return values
+    exponent = exponent.to(values.device)
     # In two steps, of which neither leaves the range before the result does.
     half, result = (exponent / 2).round(), values.double()
     for part in (half, exponent - half):
@@ -59,7 +59,7 @@ def require_range(largest: Tensor, exponent: Tensor, operator: LinearOperator, n
     """
     dtype = operator.dtype
     limits = torch.finfo(dtype)
-    size = largest.double().log2() - exponent  # −∞ for 0
+    size = largest.cpu().double().log2() - exponent  # −∞ for 0
     over = size >= math.log2(limits.max)
     outside = over | (size.isfinite() & (size < math.log2(limits.tiny)))
     if not outside.any():
@@ -80,12 +80,12 @@ class Scale:
     A sample whose products have all been 0 has none yet: any would have done.
 
     Attributes:
-        exponents: ``(B,)`` float64.
+        exponents: ``(B,)`` float64, on the host.
     """
 
     def __init__(self, operator: LinearOperator) -> None:
         self.dtype, self.device = operator.dtype, operator.device
-        self.exponents = torch.zeros(operator.shape[0], dtype=torch.float64, device=operator.device)
+        self.exponents = torch.zeros(operator.shape[0], dtype=torch.float64)
         self.known = torch.zeros_like(self.exponents, dtype=torch.bool)
         self.all_known, self.at_work = False, False
 
@@ -95,14 +95,14 @@ class Scale:
             self._learn(image, samples, columns)
         if not self.at_work:
             return image
-        factors = torch.exp2(self.exponents[samples]).to(image.dtype)
+        factors = torch.exp2(self.exponents[samples]).to(image)
         return image * factors[:, None, None]
 
     def _learn(self, image: Tensor, samples: Tensor, columns: Tensor | None) -> None:
         size = image.abs().amax((-2, -1)).double()
         if columns is not None:
             size = size / columns.abs().amax((-2, -1))
-        order = size.log2().round()
+        order = size.cpu().log2().round()
         most = -math.log2(torch.finfo(self.dtype).tiny)
         exponent = torch.where(order.abs() > NEAR, -order, 0.0).clamp(-most, most)
         new = order.isfinite() & ~self.known[samples]
@@ -116,7 +116,7 @@ class ScaledOperator(LinearOperator):
 
     Args:
         base: the operator.
-        samples: ``(B,)``, where in the scale its samples are; all of it by default.
+        samples: ``(B,)`` on the host, where in the scale its samples are; all of it by default.
         scale: shared with what is derived from this operator.
     """
 
@@ -125,7 +125,7 @@ class ScaledOperator(LinearOperator):
     ) -> None:
         scale = Scale(base) if scale is None else scale
         if samples is None:
-            samples = torch.arange(base.shape[0], device=base.device)
+            samples = torch.arange(base.shape[0])
         super().__init__(base, samples, scale=scale)
         self.base, self.samples, self.scale = base, samples, scale
 
@@ -146,7 +146,7 @@ class ScaledOperator(LinearOperator):
         return ScaledOperator(self.base.mT, self.samples, self.scale)
 
     def __getitem__(self, index: Any) -> "ScaledOperator":
-        """Some samples."""
+        """Some samples, by a slice or by indices on the host."""
         return ScaledOperator(self.base[index], self.samples[index], self.scale)
 
     def matmul(self, other: Tensor) -> Tensor:

@@ -1,24 +1,17 @@
 """Values remembered as long as the tensors that they were made from stay as they are."""
 
 import operator
-import zlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Value = TypeVar("Value")
+from .checksums import checksums
 
-# Bytes from which a checksum is a sum of words, each times an odd factor: faster than a CRC.
-_LARGE = 2**15
-_FACTORS = np.random.default_rng(0).integers(2**64, size=2**12, dtype=np.uint64) | np.uint64(1)
-_ROWS, _HALF = 8, np.uint64(32)
+Value = TypeVar("Value")
 
 
 class _Call:
@@ -103,7 +96,7 @@ class Recent(Generic[Value]):
 
     def add(self, tensors: Sequence[Tensor], value: Value) -> Value:
         """Remember a value; it is returned."""
-        sums = list(map(_checksum_in_call, tensors))
+        sums = _checksums_in_call(tensors)
         entry = _Entry(tensors, _places_of(tensors), sums, value, _CALL.get())
         self._entries = [*self._entries, entry][-self._size :]
         return value
@@ -111,7 +104,7 @@ class Recent(Generic[Value]):
     def _is_unchanged(self, entry: _Entry[Value]) -> bool:
         call = _CALL.get()
         if call is None or entry.compared_in is not call:
-            if entry.checksums != list(map(_checksum_in_call, entry.tensors)):
+            if entry.checksums != _checksums_in_call(entry.tensors):
                 self._entries = [other for other in self._entries if other is not entry]
                 return False
             entry.compared_in = call
@@ -173,38 +166,16 @@ class RecentLinearizations:
         return RecentLinearizations()
 
 
-def _checksum_in_call(tensor: Tensor) -> Hashable:
-    """The checksum of a tensor, taken once in a call of the library."""
+def _checksums_in_call(tensors: Sequence[Tensor]) -> list[Hashable]:
+    """The checksums of tensors, each taken once in a call of the library."""
     call = _CALL.get()
     if call is None:
-        return checksum(tensor)
-    place = _places_of([tensor])[0], _layout_of(tensor)
-    if place not in call.checksums:
-        call.checksums[place] = tensor, checksum(tensor)
-    return call.checksums[place][1]
-
-
-def checksum(tensor: Tensor) -> Hashable:
-    """A number that differs, but for a chance of 2⁻³², if a bit of the tensor or its order does."""
-    tensor = tensor.detach().resolve_conj().resolve_neg()
-    if tensor.device.type != "cpu":
-        words = tensor.contiguous().view(-1).view(torch.uint8).to(torch.int64)
-        # Wraps around, as the sum below does.
-        factors = torch.arange(len(words), device=words.device) * 0x9E3779B97F4A7C1 + 1
-        return int((words * factors).sum())
-    if tensor.dtype == torch.bfloat16:  # NumPy has no such numbers
-        tensor = tensor.view(torch.int16)
-    array: NDArray[Any] = np.ascontiguousarray(tensor.numpy())
-    if array.nbytes < _LARGE:
-        return zlib.crc32(array.data)
-    raw = array.reshape(-1).view(np.uint8)
-    whole = raw.size // (8 * len(_FACTORS)) * 8 * len(_FACTORS)
-    rows: NDArray[np.uint64] = raw[:whole].view(np.uint64).reshape(-1, len(_FACTORS))
-    # As many rows at a time as fit in the processor's cache.
-    parts = [rows[start : start + _ROWS] for start in range(0, len(rows), _ROWS)]
-    # Sign bits alone would cancel in pairs.
-    sums = [((part ^ (part >> _HALF)) * _FACTORS).sum(axis=1) for part in parts]
-    return zlib.crc32(raw[whole:].data, zlib.crc32(np.concatenate(sums).data))
+        return checksums(tensors)
+    places = list(zip(_places_of(tensors), map(_layout_of, tensors), strict=True))
+    new = {p: t for p, t in zip(places, tensors, strict=True) if p not in call.checksums}
+    sums = checksums([*new.values()])
+    call.checksums |= {p: (t, s) for (p, t), s in zip(new.items(), sums, strict=True)}
+    return [call.checksums[place][1] for place in places]
 
 
 def _places_of(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:

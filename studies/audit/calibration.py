@@ -206,7 +206,7 @@ def table(rows: Sequence[Row], seeds: int) -> str:
         f"spectra of {SIZE} eigenvalues, in float64. 68 and 95 are those of a normal error; "
         f"{ENOUGH:.0%} at two are asked for. A star: the error is infinite for some seeds, as no "
         "rule bounds the quadrature and it has not settled. `score` is that with "
-        "`method=\"golub-kahan\"`; a spectrum of which it needs every step is exact.",
+        '`method="golub-kahan"`; a spectrum of which it needs every step is exact.',
         "",
         f"Below {ENOUGH:.0%} at two: {named or 'none'}.",
         "",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import pullback as pb
-from pullback.products.cache import checksum
+from pullback.products.checksums import _sum_words, checksums
 from tests.conftest import dense_jacobian
 
 
@@ -101,7 +101,11 @@ def test_products_of_a_metric_follow_too(change):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
 @pytest.mark.parametrize("shape", [(3,), (100, 100), (511, 1023)])
-def test_a_checksum_shows_every_bit_and_the_order(dtype, shape):
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_a_checksum_shows_every_bit_and_the_order(dtype, shape, where):
+    def checksum(tensor: torch.Tensor) -> object:
+        return checksums([tensor])[0] if where == "host" else int(_sum_words(tensor))
+
     tensor = (100 * torch.randn(shape)).to(dtype)
     first = checksum(tensor)
     assert checksum(tensor.clone()) == first

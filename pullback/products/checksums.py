@@ -1,0 +1,64 @@
+"""Checksums of tensors, which show what was changed behind PyTorch's back."""
+
+import zlib
+from collections.abc import Hashable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Bytes from which a checksum is a sum of words, each times an odd factor: faster than a CRC.
+_LARGE = 2**15
+_FACTORS = np.random.default_rng(0).integers(2**64, size=2**12, dtype=np.uint64) | np.uint64(1)
+_ROWS, _HALF = 8, np.uint64(32)
+# Whole numbers of so many bytes. Of longer ones, sign bits alone would cancel in pairs.
+_WORDS = {1: torch.uint8, 2: torch.int16}
+
+
+def checksums(tensors: Sequence[Tensor]) -> list[Hashable]:
+    """Numbers that differ, but for a chance of 2⁻³², if a bit of a tensor or its order does.
+
+    What lies on other devices is waited for once.
+    """
+    tensors = [tensor.detach().resolve_conj().resolve_neg() for tensor in tensors]
+    sums = {i: _sum_words(t) for i, t in enumerate(tensors) if t.device.type != "cpu"}
+    devices = {value.device for value in sums.values()}
+    for device in devices:
+        there = [i for i, value in sums.items() if value.device == device]
+        copied = torch.stack([sums[i] for i in there]).cpu()
+        sums |= dict(zip(there, copied, strict=True))
+    return [int(sums[i]) if i in sums else _sum_on_host(t) for i, t in enumerate(tensors)]
+
+
+def _sum_words(tensor: Tensor) -> Tensor:
+    """The sum, ``()`` int64, which wraps around, of the words of a tensor, each times a factor."""
+    words = tensor.contiguous().view(-1).view(_WORDS.get(tensor.element_size(), torch.int32))
+    factors = _factors_on(tensor.device)
+    while len(words) > len(factors):
+        rows = torch.nn.functional.pad(words, (0, -len(words) % len(factors)))
+        words = (rows.view(-1, len(factors)) * factors).sum(-1)
+    return (words * factors[: len(words)]).sum()
+
+
+@cache
+def _factors_on(device: torch.device) -> Tensor:
+    return torch.from_numpy(_FACTORS.view(np.int64)).to(device)
+
+
+def _sum_on_host(tensor: Tensor) -> Hashable:
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such numbers
+        tensor = tensor.view(torch.int16)
+    array: NDArray[Any] = np.ascontiguousarray(tensor.numpy())
+    if array.nbytes < _LARGE:
+        return zlib.crc32(array.data)
+    raw = array.reshape(-1).view(np.uint8)
+    whole = raw.size // (8 * len(_FACTORS)) * 8 * len(_FACTORS)
+    rows: NDArray[np.uint64] = raw[:whole].view(np.uint64).reshape(-1, len(_FACTORS))
+    # As many rows at a time as fit in the processor's cache.
+    parts = [rows[start : start + _ROWS] for start in range(0, len(rows), _ROWS)]
+    # Sign bits alone would cancel in pairs.
+    sums = [((part ^ (part >> _HALF)) * _FACTORS).sum(axis=1) for part in parts]
+    return zlib.crc32(raw[whole:].data, zlib.crc32(np.concatenate(sums).data))
