@@ -30,8 +30,12 @@ def negative_elbo(
         likelihood, decoder_logvar: see :func:`negative_log_likelihood`.
     """
     misfit = negative_log_likelihood(x, reconstruction, likelihood, decoder_logvar)
-    divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
-    return (misfit + beta * divergence.sum(1)).mean()
+    return (misfit + beta * divergence(mean, logvar)).mean()
+
+
+def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mean, exp(logvar)) ‖ N(0, I)) of each code, ``(B,)``, for ``(B, d)`` each."""
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1)
 
 
 def negative_tcvae(
@@ -160,15 +164,28 @@ class Pairs(NamedTuple):
         return weight * x + (1 - weight) * x[self.partner.to(x.device)]
 
 
-def draw_pairs(count: int, generator: torch.Generator) -> Pairs:
-    """Partners by a random permutation, and α ~ Beta(½, ½) for each pair (Sec. 4.2.2)."""
+def draw_pairs(count: int, generator: torch.Generator, *, one_weight: bool = False) -> Pairs:
+    """Pairs of distinct images, and α ~ Beta(½, ½) for each or for all of them (Sec. 4.2.2).
+
+    The partners follow each other in one random cycle through the batch, so that each image has
+    each other one with the same probability, and itself never.
+    """
     # Beta(½, ½) is the arcsine law, whose distribution function is 2/π arcsin √α.
-    weight = (0.5 * math.pi * torch.rand(count, generator=generator)).sin().square()
-    return Pairs(weight, torch.randperm(count, generator=generator))
+    uniform = torch.rand(1 if one_weight else count, generator=generator)
+    weight = (0.5 * math.pi * uniform).sin().square().expand(count)
+    order = torch.randperm(count, generator=generator)
+    partner = torch.empty_like(order)
+    partner[order] = order.roll(-1)
+    return Pairs(weight, partner)
 
 
 def mixup_penalty(
-    mixed_z: Tensor, encoded: Tensor, mixed_x: Tensor, reconstruction: Tensor
+    mixed_z: Tensor,
+    encoded: Tensor,
+    mixed_x: Tensor,
+    reconstruction: Tensor,
+    *,
+    squared: bool = False,
 ) -> Tensor:
     """‖z_m − f(x_m)‖₂ + ‖g(z_m) − x_m‖₂, averaged over the batch (Eq. 10).
 
@@ -177,10 +194,13 @@ def mixup_penalty(
         encoded: f(x_m), a sample of the encoder (Sec. 3.1) at the mixed images, ``(B, d)``.
         mixed_x: x_m, the mixed images, ``(B, *event)``.
         reconstruction: g(z_m), the decoder's mean at the mixed codes, ``(B, *event)``.
+        squared: take the squares of both norms.
     """
-    latent = torch.linalg.vector_norm(mixed_z - encoded, dim=1)
-    visible = torch.linalg.vector_norm((reconstruction - mixed_x).flatten(1), dim=1)
-    return (latent + visible).mean()
+    latent, visible = mixed_z - encoded, (reconstruction - mixed_x).flatten(1)
+    if squared:
+        return (latent.square().sum(1) + visible.square().sum(1)).mean()
+    norm = torch.linalg.vector_norm
+    return (norm(latent, dim=1) + norm(visible, dim=1)).mean()
 
 
 def sample(mean: Tensor, logvar: Tensor, generator: torch.Generator) -> Tensor:

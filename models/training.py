@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +45,7 @@ def train(
     likelihood: str = "gaussian",
     objective: str = "elbo",
     mixup: float = 0.0,
+    mixup_form: str = "text",
     schedule: str = "constant",
     seed: int = 0,
     device: str = "cpu",
@@ -69,6 +69,10 @@ def train(
             former. See :func:`models.losses.negative_log_likelihood`.
         objective: ``"elbo"`` (Eq. 1) or ``"tcvae"``, see :func:`models.losses.negative_tcvae`.
         mixup: weight of the latent mixup penalty (Eq. 10), ≥ 0; 0 leaves it out.
+        mixup_form: ``"text"``, as the paper's text has it: norms, and the codes mixed as their
+            images are; or ``"code"``, as the authors' public code has it: squares of the norms,
+            the divergence of the mixed images added, one α for a batch, and the codes mixed with
+            an α and in pairs of their own.
         schedule: of the learning rate: ``"constant"``, as the paper has it, or ``"cosine"``, which
             brings it down to zero, epoch by epoch, as the authors' public code does.
         seed: of the initial weights, the order of the images and the latent noise.
@@ -85,7 +89,9 @@ def train(
         FloatingPointError: the loss became NaN or infinite; says when, and where the last good
             weights are.
     """
-    recipe = Recipe(beta, epochs, batch_size, likelihood, objective, mixup, schedule, seed)
+    recipe = Recipe(
+        beta, epochs, batch_size, likelihood, objective, mixup, mixup_form, schedule, seed
+    )
     if len(images) < 2:
         raise ValueError(f"at least 2 images are needed, got {len(images)}")
     if isinstance(images, Tensor) and images.dtype != torch.float32:
@@ -96,7 +102,7 @@ def train(
             pass
         return run.vae.eval()
 
-    facts = {**asdict(recipe), "images": _digest(images), **(facts or {})}
+    facts = {**recipe.facts, "images": _digest(images), **(facts or {})}
     configuration = checkpoints.describe(run.vae, **facts)
     partial = checkpoints.find_partial(checkpoint, configuration)
     vae = checkpoints.find_finished(checkpoint, configuration)

@@ -25,6 +25,7 @@ def train(
     learned_variance: bool = False,
     objective: str = "elbo",
     mixup: float = 0.0,
+    mixup_form: str = "text",
     schedule: str = "constant",
     seed: int = 0,
     device: str = "cpu",
@@ -48,6 +49,7 @@ def train(
             Gaussian density with it.
         objective: elbo or tcvae.
         mixup: weight of the latent mixup penalty; 0 leaves it out.
+        mixup_form: text, as the paper's text has the penalty, or code, as the authors' code has it.
         schedule: of the learning rate, constant or cosine.
         seed: of weights, order and noise.
         device: cpu, or cuda.
@@ -70,6 +72,7 @@ def train(
         learned_variance=learned_variance,
         objective=objective,
         mixup=mixup,
+        mixup_form=mixup_form,
         schedule=schedule,
         seed=seed,
         device=device,

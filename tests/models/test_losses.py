@@ -139,6 +139,13 @@ def test_the_mixup_penalty_averages_norms_over_the_batch():
     assert (z.grad == 0).all()
 
 
+def test_the_squared_penalty_against_its_definition():
+    z, f, x, g = doubles(5, 3), doubles(5, 3), doubles(5, 1, 2, 2), doubles(5, 1, 2, 2)
+    expected = [vector_norm(z[i] - f[i]) ** 2 + vector_norm(g[i] - x[i]) ** 2 for i in range(5)]
+    found = losses.mixup_penalty(z, f, x, g, squared=True)
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+
+
 def test_pairs():
     pairs = losses.draw_pairs(20_000, torch.Generator().manual_seed(0))
     assert pairs.partner.sort().values.equal(torch.arange(20_000))
@@ -150,6 +157,23 @@ def test_pairs():
     x = doubles(20_000, 2)
     i, a, j = 11, pairs.weight[11].double(), pairs.partner[11]
     torch.testing.assert_close(pairs.mix(x)[i], a * x[i] + (1 - a) * x[j])
+
+
+@pytest.mark.parametrize("count", [2, 3, 128])
+def test_no_image_is_mixed_with_itself(count):
+    generator, one = torch.Generator().manual_seed(0), torch.arange(count)
+    drawn = torch.stack([losses.draw_pairs(count, generator).partner for _ in range(300)])
+    assert not (drawn == one).any()
+    # Every other image is the partner of the first about as often.
+    often = torch.bincount(drawn[:, 0], minlength=count)[1:]
+    assert often.float().mean() == pytest.approx(300 / (count - 1))
+    assert often.max() < 300 / (count - 1) + 6 * (300 / (count - 1)) ** 0.5
+
+
+def test_one_weight_for_a_batch():
+    pairs = losses.draw_pairs(9, torch.Generator().manual_seed(0), one_weight=True)
+    assert pairs.weight.shape == (9,)
+    assert (pairs.weight == pairs.weight[0]).all()
 
 
 def test_samples_have_the_law_of_the_encoder():

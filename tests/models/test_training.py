@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
 from models import checkpoints, datasets, losses, training
 from models.recipe import LEARNING_RATE, Recipe
-from models.vae import ConvVAE
+from models.vae import MLPVAE, ConvVAE
 
 SMALL: dict[str, Any] = {"hidden": (32, 16), "latent": 4}
 SMALL_CONVOLUTIONS: dict[str, Any] = {"filters": (8, 16), "units": (16, 32), "latent": 8}
@@ -73,6 +74,7 @@ OPTIONS = [
     {"objective": "tcvae", "likelihood": "bernoulli", "schedule": "cosine"},
     {"mixup": 1.0, "learned_variance": True},
     {"mixup": 0.5, "objective": "tcvae", "likelihood": "bernoulli"},
+    {"mixup": 0.1, "mixup_form": "code"},
 ]
 
 
@@ -82,6 +84,42 @@ def test_every_objective_learns(options):
     vae = training.train(x, beta=0.05, epochs=40, batch_size=32, **options, **SMALL)
     error = (vae.decode(vae.encode(x)[0]) - x).square().mean()
     assert error < 0.7 * (x - x.mean(0)).square().mean()
+
+
+@pytest.mark.parametrize("form", ["text", "code"])
+def test_the_forms_of_mixup_against_their_definitions(form):
+    vae, x = MLPVAE((1, 8, 8), **SMALL).eval(), digits()[:6]
+    plain = Recipe(beta=0.5).loss(vae, x, len(x), torch.Generator().manual_seed(3))
+    mixed = Recipe(beta=0.5, mixup=2.0, mixup_form=form)
+    found = mixed.loss(vae, x, len(x), torch.Generator().manual_seed(3))
+
+    g = torch.Generator().manual_seed(3)
+    pairs = losses.draw_pairs(6, g, one_weight=form == "code")
+    pairs_of_codes = losses.draw_pairs(6, g, one_weight=True) if form == "code" else pairs
+    mean, logvar = vae.encode(torch.cat([x, pairs.mix(x)]))
+    noise = torch.randn(mean.shape, generator=g)
+    z = mean + noise * (0.5 * logvar).exp()
+    z_m = pairs_of_codes.mix(z[:6])
+    # The plain objective with the noise that the images had here.
+    expected = losses.negative_elbo(x, vae.decode(z[:6]), mean[:6], logvar[:6], 0.5)
+    for i in range(6):
+        latent = (z_m[i] - z[6 + i]).norm()
+        visible = (vae.decode(z_m)[i] - pairs.mix(x)[i]).norm()
+        if form == "text":
+            expected = expected + 2 / 6 * (latent + visible)
+        else:
+            q = Normal(mean[6 + i], (0.5 * logvar[6 + i]).exp())
+            prior = Normal(torch.zeros_like(mean[0]), 1.0)
+            divergence = kl_divergence(q, prior).sum()
+            expected = expected + 2 / 6 * (latent**2 + visible**2 + divergence)
+    torch.testing.assert_close(found, expected)
+    assert found > plain
+
+
+def test_a_checkpoint_without_mixup_says_nothing_of_its_form():
+    assert "mixup_form" not in Recipe().facts
+    assert Recipe(mixup=1.0).facts["mixup_form"] == "text"
+    assert set(Recipe(mixup=1.0).facts) == set(vars(Recipe()))
 
 
 def test_mixup_makes_the_code_more_linear():
