@@ -14,6 +14,9 @@ from .small_side import apply_weight
 # Rows of N entries that lie together: products with several take less time than with one, but no
 # tensor may have many.
 CHUNK = 4
+# What is left of the length of a row of a block under which its direction has lost digits.
+CANCELLED = 0.1
+TINY = torch.finfo(torch.float64).tiny
 
 
 class RowChunks:
@@ -60,6 +63,75 @@ class RowChunks:
         """Make a block ``(B, b, n)`` orthogonal to the rows, which are orthonormal, in place."""
         for chunk in self:
             block.baddbmm_(torch.bmm(block, chunk.mT), chunk, alpha=-1)
+
+
+class Lengths:
+    """Lengths of vectors, of which those count as 0 that rounding makes of the longest so far.
+
+    Args:
+        longest: ``(B, 1)`` float64.
+        rounding: the length of rounding error, relative to the longest.
+    """
+
+    def __init__(self, longest: Tensor, rounding: float) -> None:
+        self._longest, self._rounding = longest, rounding
+
+    def select(self, samples: Tensor) -> "Lengths":
+        """Those of some samples (indices)."""
+        return Lengths(self._longest[samples], self._rounding)
+
+    def invert(self, norm: Tensor) -> tuple[Tensor, Tensor]:
+        """A length ``(B, 1)`` and its inverse; both are 0 where it is rounding error.
+
+        A length that is not finite is not one, and its inverse is 0.
+        """
+        self._longest = torch.maximum(self._longest, norm)
+        valid = norm > self._rounding * self._longest
+        return norm * valid, valid / norm.clamp(min=TINY)
+
+
+def orthonormalise_rows(block: Tensor, others: RowChunks, lengths: Lengths) -> Tensor:
+    """L ``(B, b, b)`` with block = L F; F ``(B, b, n)`` takes the block's place, by Gram–Schmidt.
+
+    Rows of F are 0 where a length is rounding error. The block is orthogonal to the ``others`` but
+    for rounding, of which there may be as much as of the rest in rows next to dependent: F is made
+    orthogonal to them again there.
+    """
+    if block.shape[1] == 1:
+        return _gram_schmidt(block, lengths)
+    sizes = block.norm(dim=-1).double()
+    L = _gram_schmidt(block, lengths)
+    rest = L.diagonal(dim1=-2, dim2=-1)
+    left = torch.where(rest > 0, rest / sizes, 1.0)
+    # Twice is enough, once more where only noise was.
+    for _ in range(3):
+        if not (left < CANCELLED).any():
+            break
+        for _ in range(2):
+            others.take_out_of(block)
+        again = _gram_schmidt(block, lengths, rest)
+        L, left = L @ again, again.diagonal(dim1=-2, dim2=-1)
+        rest, left = rest * left, torch.where(left > 0, left, 1.0)
+    return L
+
+
+def _gram_schmidt(block: Tensor, lengths: Lengths, sizes: Tensor | None = None) -> Tensor:
+    """L and F, where a length times ``sizes`` ``(B, b)``, if given, tells rounding error."""
+    L = block.new_zeros(*block.shape[:2], block.shape[1], dtype=torch.float64)
+    for row in range(block.shape[1]):
+        w = block[:, row]
+        # Twice, as the first round may cancel most of it.
+        for column in [*range(row), *range(row)]:
+            v = block[:, column]
+            inner = (w * v).sum(-1, keepdim=True)
+            w -= inner * v
+            L[:, row, column] += inner.squeeze(-1)
+        norm = w.norm(dim=-1, keepdim=True).double()
+        factor = 1.0 if sizes is None else sizes[:, row, None]
+        length, inverse = lengths.invert(norm * factor)
+        w *= (inverse * factor).to(block.dtype)
+        L[:, row, row, None] = length if sizes is None else torch.where(length > 0, norm, 0.0)
+    return L
 
 
 class WeightedBasis:

@@ -13,16 +13,12 @@ from torch import Tensor
 from ..arguments import require_finite
 from ..operators import PullbackMetric
 from ..sampling import SampleStreams
-from .bases import CHUNK, RowChunks, WeightedBasis
+from .bases import CHUNK, Lengths, RowChunks, WeightedBasis, orthonormalise_rows
 from .convergence import rounding
 from .dense import eigh, eigvalsh, first_columns, svd
 from .records import PROBES, Candidates, Spectrum
 from .remainder import ProbedRemainder
 from .small_side import DERIVATIVE, weigh, wide_jacobian
-
-# What is left of the length of a row of a block under which its direction has lost digits.
-CANCELLED = 0.1
-TINY = torch.finfo(torch.float64).tiny
 
 
 class Bidiagonalisation:
@@ -59,7 +55,7 @@ class Bidiagonalisation:
         # Relative to σ₁, the length at which a vector is rounding error.
         self.rounding = rounding((rows, columns), self.dtype)
         like = torch.empty(0, dtype=torch.float64, device=metric.device)
-        self.scale = like.new_zeros(batch, 1)  # the longest vector so far
+        self.lengths = Lengths(like.new_zeros(batch, 1), self.rounding)
         self.active, self.all_active = torch.ones(batch, dtype=torch.bool), True
         self.mask = self.active.to(metric.device)
         self.steps = torch.zeros(batch, dtype=torch.long)
@@ -122,7 +118,7 @@ class Bidiagonalisation:
             # p ← p/‖p‖_M, or a random vector where the Krylov space is invariant
             p = p.squeeze(-1)
             weighted, norm = self.left.weigh(p)
-            length, inverse = self._invert(norm.unsqueeze(-1))
+            length, inverse = self.lengths.invert(norm.unsqueeze(-1))
             if self._is_in_trouble(length):
                 require_finite(norm, DERIVATIVE)
                 broken = (length == 0).squeeze(-1) & self.mask
@@ -150,10 +146,7 @@ class Bidiagonalisation:
         else:
             block = block.clone()  # an operator may return what it was given
         # F Cᵀ = W, by Gram–Schmidt
-        sizes = block.norm(dim=-1).double() if self.width > 1 else None
-        L = self._orthonormalise_rows(block)
-        if sizes is not None:
-            L = self._restore(block, L, sizes)
+        L = orthonormalise_rows(block, self.blocks, self.lengths)
         coupling = self.coupling
         coupling[:, -self.width :] = L
         if held is None:
@@ -161,45 +154,6 @@ class Bidiagonalisation:
         else:
             self.next_block = torch.where(self.mask[:, None, None], block, self.next_block)
             coupling[:, : -self.width] += held * ~self.mask[:, None, None]
-
-    def _orthonormalise_rows(self, block: Tensor, sizes: Tensor | None = None) -> Tensor:
-        """L ``(B, b, b)`` with block = L F; F ``(B, b, n)`` takes the block's place.
-
-        Rows are 0 where their length, times ``sizes`` ``(B, b)`` if given, is rounding error.
-        """
-        L = self._matrix.new_zeros(len(block), self.width, self.width)
-        for row in range(self.width):
-            w = block[:, row]
-            # Twice, as the first round may cancel most of it.
-            for column in [*range(row), *range(row)]:
-                v = block[:, column]
-                inner = (w * v).sum(-1, keepdim=True)
-                w -= inner * v
-                L[:, row, column] += inner.squeeze(-1)
-            norm = w.norm(dim=-1, keepdim=True).double()
-            factor = 1.0 if sizes is None else sizes[:, row, None]
-            length, inverse = self._invert(norm * factor)
-            w *= (inverse * factor).to(self.dtype)
-            L[:, row, row, None] = length if sizes is None else torch.where(length > 0, norm, 0.0)
-        return L
-
-    def _restore(self, block: Tensor, L: Tensor, sizes: Tensor) -> Tensor:
-        """L, after the rows F of the block have been made orthogonal to V again, where they lie.
-
-        Of rows next to dependent, of lengths ``sizes``, little more may be left than what rounding
-        has left of V in them; twice is enough, once more where only noise was.
-        """
-        lengths = L.diagonal(dim1=-2, dim2=-1)
-        left = torch.where(lengths > 0, lengths / sizes, 1.0)
-        for _ in range(3):
-            if not (left < CANCELLED).any():
-                break
-            for _ in range(2):
-                self.blocks.take_out_of(block)
-            again = self._orthonormalise_rows(block, lengths)
-            L, left = L @ again, again.diagonal(dim1=-2, dim2=-1)
-            lengths, left = lengths * left, torch.where(left > 0, left, 1.0)
-        return L
 
     def freeze(self, finished: Tensor) -> None:
         """Stop the samples that are finished: further vectors are zero, F and C stay."""
@@ -212,9 +166,9 @@ class Bidiagonalisation:
         chosen, there = copy.copy(self), samples.to(self.mask.device)
         chosen.active, chosen.steps = self.active[samples], self.steps[samples]
         chosen.all_active = bool(chosen.active.all())
-        for name in ("mask", "scale", "next_block", "_matrix"):
+        for name in ("mask", "next_block", "_matrix"):
             setattr(chosen, name, getattr(self, name)[there])
-        for name in ("blocks", "left", "remainder"):
+        for name in ("blocks", "left", "lengths", "remainder"):
             setattr(chosen, name, getattr(self, name).select(there))
         if self._on_host is not None:
             H, C, products = self._on_host
@@ -248,7 +202,7 @@ class Bidiagonalisation:
         self._append_random(where)
         w = self.J._t_matmul(self.left.weighted[:, -1:].to(self.dtype).mT).squeeze(-1)
         self.n_products += 1
-        length, inverse = self._invert(w.norm(dim=-1, keepdim=True).double())
+        length, inverse = self.lengths.invert(w.norm(dim=-1, keepdim=True).double())
         others = ~where[:, None, None]
         self.next_block = self.next_block * others
         self.next_block[:, 0] += w * inverse.to(self.dtype)
@@ -315,12 +269,6 @@ class Bidiagonalisation:
     def _image(self, columns: Tensor) -> Tensor:
         self.n_products += columns.shape[-1]
         return self.J._matmul(columns).double()
-
-    def _invert(self, norm: Tensor) -> tuple[Tensor, Tensor]:
-        """A norm and its inverse; both are 0 where it is rounding error, or not finite."""
-        self.scale = torch.maximum(self.scale, norm)
-        valid = norm > self.rounding * self.scale
-        return norm * valid, valid / norm.clamp(min=TINY)
 
     def _claim_memory(self) -> None:
         rows, columns = self.left.size + self.width + 1, self.blocks.count + 2 * self.width
