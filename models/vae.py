@@ -203,9 +203,19 @@ def mnist_encoder() -> pb.Map:
     return pb.as_map(MLPVAE((1, 28, 28)).eval().encode, returns="mean_logvar")
 
 
+def mnist_decoder() -> pb.Map:
+    """The decoder of such a VAE, likewise."""
+    return pb.as_map(MLPVAE((1, 28, 28)).eval().decode, returns="mean")
+
+
 def photo_encoder() -> pb.Map:
-    """The same for 64×64 colour photographs."""
+    """The encoder of an untrained VAE for 64×64 colour photographs, likewise."""
     return pb.as_map(ConvVAE().eval().encode, returns="mean_logvar")
+
+
+def photo_decoder() -> pb.Map:
+    """The decoder of such a VAE, likewise."""
+    return pb.as_map(ConvVAE().eval().decode, returns="mean")
 
 
 def _dense(*widths: int) -> list[nn.Module]:

@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
 
 from . import start
-from .archive import compare, merge, verify
+from .archive import compare, merge, read_manifest, verify
 from .archive.run import find_failures, scan
 from .archive.summary import DOUBTFUL, Doubts, plain_text, summary, tabulate
-from .jobs import FolderOptions, Framing, Settings, open_images, score_images
-from .jobs.encoders import load_encoder
-from .maps import Pick
+from .jobs import FolderOptions, Framing, Images, Settings, open_images, score_images
+from .jobs.encoders import load_decoder, load_encoder
+from .maps import Map, Pick
 from .options import make_parser
 
 log = logging.getLogger("pullback")
@@ -37,12 +38,19 @@ def main(arguments: list[str] | None = None) -> int:
     """
     start.finish()
     try:
-        status = _run(make_parser().parse_args(arguments))
+        status = _run(_parse(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except BrokenPipeError:  # who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return status
+
+
+def _parse(arguments: list[str]) -> Namespace:
+    """The options, with the command itself among them."""
+    options = make_parser().parse_args(arguments)
+    options[options.subcommand].command = shlex.join(["pullback", *arguments])
+    return options
 
 
 def _run(options: Namespace) -> int:
@@ -229,18 +237,35 @@ def _info(options: Namespace) -> int:
 def _report(options: Namespace) -> int:
     from .report import write_report  # draws, with what not everyone has
 
-    command = ["pullback", "report", options.run]
-    command += [] if options.data is None else ["--data", options.data]
-    command += [] if options.extremes == 6 else ["--extremes", str(options.extremes)]
     path = write_report(
         options.run,
-        None if options.data is None else open_images(options.data),
+        *_open_shown(options, read_manifest(options.run)),
         extremes=options.extremes,
+        eps=options.eps,
         save_figures=options.figures,
-        command=shlex.join([*command, *(["--figures"] if options.figures else [])]),
+        command=options.command,
     )
     print(plain_text(f"wrote {path}"))
     return 0
+
+
+def _open_shown(
+    options: Namespace, manifest: dict[str, Any]
+) -> tuple[Images | None, Map | None, Map | None]:
+    """Images, encoder and decoder, as far as they are given."""
+    images = encoder = decoder = None
+    # What is drawn at random by the first two should be what was scored.
+    if options.data is not None:
+        torch.manual_seed(manifest["score"]["seed"])
+        images = open_images(options.data, _folder_options(options))
+    if options.encoder is not None:
+        torch.manual_seed(manifest["score"]["seed"])
+        held = manifest["encoder"]
+        declared = held.get("returns"), options.weights, held.get("pick")
+        encoder, _ = load_encoder(options.encoder, *declared)
+    if options.decoder is not None:
+        decoder = load_decoder(options.decoder, options.decoder_weights)
+    return images, encoder, decoder
 
 
 def _compare(options: Namespace) -> int:

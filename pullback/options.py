@@ -136,7 +136,25 @@ def _add_looking(commands: Any) -> None:
     report = ArgumentParser(description=text)
     report.add_argument("run", type=str, metavar="RUN", help="the run folder")
     report.add_argument("--data", type=str | None, help="its images, to show some: " + FORMATS)
+    _add_folder_options(report)
     report.add_argument("--extremes", type=int, default=6, help="images to show at each end")
+    report.add_argument(
+        "--encoder",
+        type=str | None,
+        metavar="FILE_OR_MODULE:FACTORY",
+        help="its encoder, to show images after a step along their first direction",
+    )
+    report.add_argument("--weights", type=str | None, help="those of the encoder")
+    report.add_argument(
+        "--decoder",
+        type=str | None,
+        metavar="FILE_OR_MODULE:FACTORY",
+        help="a callable without arguments that returns a decoder, to show reconstructions of both",
+    )
+    report.add_argument("--decoder-weights", type=str | None, help="those of the decoder")
+    report.add_argument(
+        "--eps", type=float | None, help="norm of the step; sqrt(N)/20 by default, of N values"
+    )
     report.add_argument(
         "--figures", action="store_true", help="write the pictures into RUN/figures as well"
     )

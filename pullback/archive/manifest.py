@@ -68,6 +68,8 @@ def check_manifest(manifest: Any) -> None:
         raise ValueError(
             f"{count} images in shards of {size} are not between 1 and {_MOST_SHARDS} shards"
         )
+    seed = manifest["score"]["seed"]
+    _require(0 <= seed < 2**63, "score.seed", seed)
     for length in manifest["data"]["event_shape"]:
         _require(type(length) is int and length > 0, "data.event_shape", length)
     _check_columns(manifest["columns"], manifest["sizes"], manifest["score"])

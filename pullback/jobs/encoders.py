@@ -1,8 +1,9 @@
-"""A user's own encoder from ``FILE_OR_MODULE:FACTORY``, and its weights from a file."""
+"""A user's own encoder or decoder from ``FILE_OR_MODULE:FACTORY``, and its weights from a file."""
 
 import hashlib
 import inspect
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -35,15 +36,27 @@ def load_encoder(
     Raises:
         FileNotFoundError, TypeError, ValueError: what is wrong with which of the three.
     """
-    made, module = call_factory(spec, "encoder")
-    if not callable(made):
-        raise TypeError(f"{spec} must return a module or a map, got {type(made).__name__}")
-    encoder = as_map(made, returns, pick=pick)
-    if weights is not None:
-        load_weights(encoder, Path(weights))
+    encoder, module = _load(spec, "encoder", returns, weights, pick)
     source = Path(inspect.getfile(module)).read_bytes()
     name = spec.rpartition(":")[2]
     return encoder, {"factory": name, "source_sha256": hashlib.sha256(source).hexdigest()}
+
+
+def load_decoder(spec: str, weights: str | Path | None = None) -> Map:
+    """The same of a decoder, whose factory returns a map, or a module that returns a tensor."""
+    return _load(spec, "decoder", None, weights, None)[0]
+
+
+def _load(
+    spec: str, what: str, returns: str | None, weights: str | Path | None, pick: Pick | None
+) -> tuple[Map, ModuleType]:
+    made, module = call_factory(spec, what)
+    if not callable(made):
+        raise TypeError(f"{spec} must return a module or a map, got {type(made).__name__}")
+    loaded = as_map(made, returns, pick=pick)
+    if weights is not None:
+        load_weights(loaded, Path(weights))
+    return loaded, module
 
 
 def load_weights(encoder: Map, path: Path) -> None:
@@ -60,8 +73,8 @@ def load_weights(encoder: Map, path: Path) -> None:
         raise ValueError(f"{path} is no regular file; weights are read from one")
     if encoder.module is None:
         raise ValueError(
-            "weights can be loaded into a module or a method of one; the encoder's factory "
-            "returned a plain function (pb.as_map(fn, module=…) names the module that it calls)"
+            "weights can be loaded into a module or a method of one; the factory returned a plain "
+            "function (pb.as_map(fn, module=…) names the module that it calls)"
         )
     state = _with_tied(encoder.module, _read_state(path))
     problems = _mismatches(encoder.module, state)

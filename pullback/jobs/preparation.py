@@ -53,10 +53,8 @@ def prepare(
         "format": FORMAT,
         "encoder": {
             **(provenance or {}),
-            "returns": encoder.returns,
-            "pick": list(encoder.pick) if isinstance(encoder.pick, tuple) else encoder.pick,
+            **describe_encoder(encoder),
             "outputs": signature.num_outputs,
-            "weights": _hash_tensors(encoder),
         },
         "data": {
             "name": images.path.name,
@@ -69,6 +67,15 @@ def prepare(
         "sizes": {"rank": settings.k} | {name: n for size in sizes.values() for name, n in size},
         "columns": choose_columns(plain(dtype), sizes),
         "versions": {"pullback": __version__, "torch": torch.__version__},
+    }
+
+
+def describe_encoder(encoder: Map) -> dict[str, Any]:
+    """What tells an encoder from others, without an image to apply it to."""
+    return {
+        "returns": encoder.returns,
+        "pick": list(encoder.pick) if isinstance(encoder.pick, tuple) else encoder.pick,
+        "weights": _hash_tensors(encoder),
     }
 
 

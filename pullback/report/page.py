@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,61 +12,71 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..archive.atomic import write_text
-from ..archive.configuration import find_differences
-from ..archive.run import read, scan
+from ..archive.run import scan
 from ..archive.summary import plain_text
 from ..arguments import require_integer
 from ..jobs import Images
+from ..metrics import Encoder
 from . import figures
 from .contents import Contents
-from .thumbnails import direction_uri, image_uri, is_picture
+from .gallery import Gallery
+from .thumbnails import as_uri
 
 _HERE = Path(__file__).parent
 _MOST_ROWS = 3000
 _MOST_FAILURES = 20
-# What tells nothing about the pixels: what the data are called, and when they were copied.
-_HARMLESS = {"name", "modified"}
 
 
 def write_report(
     run: str | Path,
     images: Images | None = None,
+    encoder: Encoder | None = None,
+    decoder: Encoder | None = None,
     *,
     extremes: int = 6,
+    eps: float | None = None,
     save_figures: bool = False,
     command: str | None = None,
 ) -> Path:
     """Write ``report.html`` into the folder of a run, and return its path.
 
     The page needs no network, no other file and, but for sorting and searching, no JavaScript. It
-    shows what is scored so far; first directions of images where the run holds directions.
+    shows what is scored so far; the most and the least robust images, with what is given of the
+    three. First directions are shown where the run holds them, or the encoder is given.
 
     Args:
         run: the folder.
-        images: the data set of the run, to show its most and least robust images; see
-            :func:`pullback.jobs.open_images`.
-        extremes: how many of each are shown.
-        save_figures: whether the folder ``figures`` gets the pictures as PNG and SVG, too.
+        images: the data set of the run; see :func:`pullback.jobs.open_images`.
+        encoder: the encoder of the run, to show images after a step along their first direction.
+        decoder: likewise, or a callable returning a tensor: what it makes of the codes before and
+            after the step is shown as well.
+        extremes: how many of the most and of the least robust images are shown.
+        eps: norm of the step; by default √N/20 for N values in an image. Images within [0, 1] are
+            clipped to it.
+        save_figures: whether the folder ``figures`` gets the pictures, too: the diagrams as PNG and
+            SVG, and what is shown of images.
         command: what makes the page again, to be said in it; ``pullback report RUN`` by default.
 
     Raises:
         FileNotFoundError: ``run`` is no run.
-        ValueError: nothing is scored yet, a file is damaged, or the images are others.
+        TypeError, ValueError: nothing is scored yet, a file is damaged, images or encoder are
+            others, or one of them is missing or cannot be used.
     """
     run = Path(run)
     require_integer("extremes", extremes, 0)
     contents = Contents.of(run)
-    if images is not None:
-        _require_same(images, contents.manifest)
+    gallery = Gallery.of(run, contents.manifest, images, encoder, decoder, eps)
     drawn = figures.draw_all(contents)
-    if save_figures:
-        figures.save_all(drawn, run / "figures")
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     order = contents.order()
     rows = _choose_rows(contents, order)
     extremes = min(extremes, len(order) // 2)
     shown = [order[:extremes], order[len(order) - extremes :][::-1]]
     texts = _read_texts(run, contents, np.concatenate([rows, *shown]))
+    cards = [_make_cards(gallery, [_row(contents, p, texts) for p in some]) for some in shown]
+    if save_figures:
+        figures.save_all(drawn, run / "figures")
+        _save_cards([*cards[0], *cards[1]], run / "figures")
     page = _template().render(
         contents=contents,
         manifest=contents.manifest,
@@ -75,9 +85,8 @@ def write_report(
         settings=list(_flatten("", contents.manifest)),
         summary=_summarise(contents),
         pictures=[(name, figures.as_svg(name, figure)) for name, figure in drawn.items()],
-        galleries=[list(_gallery(run, contents, some, texts, images)) for some in shown],
-        has_images=images is not None and is_picture(images.event_shape),
-        has_directions=_has_directions(contents.manifest),
+        cards=cards,
+        gallery=gallery,
         rows=[_row(contents, place, texts) for place in rows],
         failures=list(contents.origin.failures.items())[:_MOST_FAILURES],
         command=command or shlex.join(["pullback", "report", str(run)]),
@@ -101,20 +110,9 @@ def _template() -> jinja2.Template:
         # Escapes of terminals and reversals of the direction of writing are shown, not obeyed.
         finalize=lambda value: plain_text(value) if type(value) is str else value,
     )
+    environment.filters["uri"] = as_uri
     environment.filters["figures"] = lambda value: f"{value:#.4g}".rstrip(".")
     return environment.get_template("page.html")
-
-
-def _require_same(images: Images, manifest: dict[str, Any]) -> None:
-    """Refuse images that are not those of the run, as far as is known without reading them."""
-    given = {"count": images.count, "event_shape": list(images.event_shape), **images.facts}
-    held = {name: value for name, value in manifest["data"].items() if name not in _HARMLESS}
-    given = {name: value for name, value in given.items() if name not in _HARMLESS}
-    differences = find_differences(held, given)
-    if differences:
-        raise ValueError(
-            f"{images.path} holds other images than the run: {'; '.join(differences.values())}"
-        )
 
 
 def _flatten(place: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -129,11 +127,14 @@ def _flatten(place: str, value: Any) -> Iterator[tuple[str, str]]:
 
 def _describe(maker: dict[str, Any]) -> tuple[str, str]:
     """The command of a maker, and a line about it; of what a file says nothing is sure."""
-    facts = [
-        f"{maker[name]} {name}" if name in ("shards", "threads") else str(maker[name])
-        for name in ("device", "threads", "shards", "first", "last")
+    facts = [str(maker["device"])] if "device" in maker else []
+    facts += [
+        f"{maker[name]} {name if maker[name] != 1 else name[:-1]}"
+        for name in ("threads", "shards")
         if name in maker
     ]
+    dates = dict.fromkeys(str(maker[name]) for name in ("first", "last") if name in maker)
+    facts += [" to ".join(dates)] if dates else []
     versions = maker.get("versions")
     if isinstance(versions, dict):
         facts += [f"{name} {version}" for name, version in versions.items()]
@@ -197,25 +198,14 @@ def _row(contents: Contents, place: int, texts: dict[int, str]) -> dict[str, Any
     return row | {"file": texts.get(int(place))}
 
 
-def _has_directions(manifest: dict[str, Any]) -> bool:
-    return "directions" in manifest["columns"] and is_picture(manifest["data"]["event_shape"])
+def _make_cards(gallery: Gallery, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Some images, each with its scores and what can be shown of it."""
+    shown = gallery.show([row["sample"] for row in rows])
+    return [row | more for row, more in zip(rows, shown, strict=True)]
 
 
-def _gallery(
-    run: Path,
-    contents: Contents,
-    places: Sequence[int] | NDArray[np.intp],
-    texts: dict[int, str],
-    images: Images | None,
-) -> Iterator[dict[str, Any]]:
-    """Some images, each with what can be shown of it."""
-    shape = tuple(contents.manifest["data"]["event_shape"])
-    for place in places:
-        card = _row(contents, int(place), texts) | {"image": None, "direction": None}
-        index = card["sample"]
-        if images is not None and is_picture(shape):
-            card["image"] = image_uri(images.read_finite(index, index + 1)[0])
-        if _has_directions(contents.manifest):
-            found = read(run, ["directions"], slice(index, index + 1))["directions"]
-            card["direction"] = direction_uri(found[0, 0].reshape(shape))
-        yield card
+def _save_cards(cards: list[dict[str, Any]], folder: Path) -> None:
+    for card in cards:
+        for name, png in card["pictures"].items():
+            stem = f"image-{card['sample']}" + ("" if name == "image" else f"-{name}")
+            (folder / f"{stem}.png").write_bytes(png)

@@ -1,4 +1,4 @@
-"""Images and directions as small pictures within a page."""
+"""Images and directions as small pictures."""
 
 import base64
 import io
@@ -17,25 +17,32 @@ def is_picture(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
 
 
-def image_uri(image: NDArray) -> str:
-    """An image as it is; one that leaves [0, 1] is scaled from its least to its largest value."""
-    low, high = float(image.min()), float(image.max())
+def draw_image(image: NDArray, like: NDArray | None = None) -> bytes:
+    """An image as it is, as a PNG file.
+
+    If ``like``, the image itself by default, leaves [0, 1], its least value becomes black and its
+    largest white.
+    """
+    like = image if like is None else like
+    low, high = float(like.min()), float(like.max())
     if low < 0 or high > 1:
         image = (image - low) / ((high - low) or 1.0)
-    return _as_uri(_pixels_last(image) * 255.0)
+    return _as_png(np.clip(_pixels_last(image), 0, 1) * 255.0)
 
 
-def direction_uri(direction: NDArray) -> str:
-    """A direction: grey ones from blue, less, over white to red, more; coloured ones around grey.
-
-    An eigenvector is as good as its opposite: the sign is chosen so that the sum is not negative.
-    """
+def draw_direction(direction: NDArray) -> bytes:
+    """Grey directions from blue, less, over white to red, more; coloured ones around grey."""
     change = _pixels_last(direction).astype(np.float64)
-    change = change / (np.abs(change).max() or 1.0) * (-1.0 if change.sum() < 0 else 1.0)
+    change = change / (np.abs(change).max() or 1.0)
     if change.ndim == 3:
-        return _as_uri(127.5 * (1.0 + change))
+        return _as_png(127.5 * (1.0 + change))
     towards = np.where(change[..., None] < 0, _LESS, _MORE)
-    return _as_uri(255.0 + np.abs(change)[..., None] * (towards - 255.0))
+    return _as_png(255.0 + np.abs(change)[..., None] * (towards - 255.0))
+
+
+def as_uri(png: bytes) -> str:
+    """What a page shows without another file."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _pixels_last(image: NDArray) -> NDArray:
@@ -45,9 +52,9 @@ def _pixels_last(image: NDArray) -> NDArray:
     return image
 
 
-def _as_uri(pixels: NDArray) -> str:
+def _as_png(pixels: NDArray) -> bytes:
     picture = Image.fromarray(np.round(pixels).astype(np.uint8))
     picture.thumbnail((_MOST_PIXELS, _MOST_PIXELS))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
