@@ -24,7 +24,7 @@ from .modules import (
     unwrap,
 )
 from .outputs import Pick, Signature, read_output, require_declaration, stack
-from .validation import Outputs, validate
+from .validation import PLACES, Outputs, validate, validate_size
 
 
 def as_map(
@@ -93,7 +93,9 @@ class Map:
         self.module = find_module(fn) if module is None else module
         self._named = module is not None
         self._call = None if self.module is None else ModuleCall(self.module, fn)
+        # By shapes and dtypes; and the sizes of batches that were looked at.
         self._validated: dict[tuple, Signature] = {}
+        self._sizes: dict[tuple, set[int]] = {}
 
     def __repr__(self) -> str:
         name = getattr(self.fn, "__qualname__", type(self.fn).__name__)
@@ -160,7 +162,8 @@ class Map:
 
         The input's dtype, finiteness and the module's mode are looked at in every call. The
         behaviour (independent samples, determinism, finite outputs, matching shapes, std > 0, two
-        derivatives) is validated once per event shape, dtype and device, on three samples.
+        derivatives) is validated once per event shape, dtype and device, on three samples; and
+        a few samples of the first batch of another size have to give the same results alone.
 
         Args:
             x: ``(B, *event)``, floating point, finite, not empty.
@@ -173,12 +176,18 @@ class Map:
         check_given(given, x)
         check_mode(self.modules())
         key = (x.shape[1:], x.dtype, x.device, *((t.shape[1:], t.dtype) for t in given))
+        if key in self._validated and len(x) in self._sizes[key]:
+            return self._validated[key]
+        x, given = leave_inference_mode(x).detach(), list(map(leave_inference_mode, given))
         if key not in self._validated:
-            given = [leave_inference_mode(tensor) for tensor in given]
-            mean, std = validate(self._attempt, leave_inference_mode(x).detach(), given)
+            mean, std = validate(self._attempt, x, given)
             if self._named:
                 self._check_part_of_module(x[:1], [tensor[:1] for tensor in given])
             self._validated[key] = Signature(mean.shape[1:], None if std is None else std.shape[1:])
+            self._sizes[key] = {1, PLACES}
+        if len(x) not in self._sizes[key]:
+            validate_size(self, x.contiguous(), given)
+            self._sizes[key].add(len(x))
         return self._validated[key]
 
     def _attempt(

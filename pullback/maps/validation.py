@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..arguments import plain
 from ..products.double_backward import double_backward_settings
-from ..products.fallback import are_adjoint, rounding_tolerance
+from ..products.fallback import MIXES, are_adjoint, require_same_alone, rounding_tolerance
 from .outputs import stack
 
 Outputs = tuple[Tensor, Tensor | None]
@@ -24,10 +24,6 @@ _TWICE = "the map cannot be differentiated twice by autograd, as Jacobian-vector
 _RANDOM = (
     "the map returned two different results for the same input; call .eval() and take out "
     "what is random (dropout, sampling)"
-)
-_MIXES = (
-    "the map gives a sample another {} in a batch than alone; call .eval() and take out "
-    "what mixes samples (batch statistics)"
 )
 _DEPENDS_ON_PLACE = (
     "the map gives a sample another result at another place of the batch; take out what mixes "
@@ -55,6 +51,28 @@ def validate(call: Call, x: Tensor, given: Sequence[Tensor]) -> Outputs:
         _check_derivatives(stack(*first), batch)
     mean, std = first
     return mean[:1], None if std is None else std[:1]
+
+
+def validate_size(call: Callable[..., Outputs], x: Tensor, given: Sequence[Tensor]) -> None:
+    """See that a map gives a few samples of a batch of this size the same results alone.
+
+    Args:
+        call: the map, as a function of samples and of what is given with them.
+        x, given: see :func:`validate`.
+
+    Raises:
+        ValueError: it does not, or cannot be applied to a batch of this size.
+    """
+
+    def stacked(x: Tensor, *given: Tensor) -> Tensor:
+        return stack(*call(x, *given))
+
+    with double_backward_settings(), torch.no_grad():
+        try:
+            outputs = stacked(x, *given)
+        except Exception as error:
+            raise _wrong_size(PLACES, len(x), error) from error
+        require_same_alone(stacked, x, given, outputs)
 
 
 def _first_outputs(
@@ -125,7 +143,7 @@ class _Agreement:
         self._compare(same, 100 * self._eps, _RANDOM, amplifies=False)
         self._compare(same.roll(1), loose, _DEPENDS_ON_PLACE)
         for place in same.split(1):
-            self._compare(place, loose, _MIXES.format("result"))
+            self._compare(place, loose, MIXES.format("result"))
 
     def _compare(
         self, samples: Tensor, tolerance: float, problem: str, amplifies: bool = True
@@ -202,7 +220,7 @@ def _check_derivatives(outputs: Tensor, x: Tensor) -> None:
         raise ValueError(f"{_TWICE}: its Jacobian-vector and vector-Jacobian products disagree")
     others = torch.arange(PLACES, device=x.device) != _MIDDLE
     if transposed[others].abs().max() > rounding_tolerance(x.dtype) * transposed.abs().max():
-        raise ValueError(_MIXES.format("derivative"))
+        raise ValueError(MIXES.format("derivative"))
 
 
 def _check_outputs(outputs: Outputs, x: Tensor) -> None:

@@ -48,6 +48,18 @@ _UNFIXED = {
     torch.Tag.dynamic_output_shape,
     torch.Tag.nondeterministic_seeded,
 }
+# Those whose result has nothing to do with the values of their arguments.
+_OF_SHAPES = {
+    aten.empty_like.default,
+    aten.full_like.default,
+    aten.ones_like.default,
+    aten.zeros_like.default,
+    aten.new_empty.default,
+    aten.new_full.default,
+    aten.new_ones.default,
+    aten.new_zeros.default,
+    aten.sym_size.int,
+}
 _SIZE_MATTERS = "its operations depend on the size of the batch"
 
 
@@ -120,6 +132,32 @@ def generalize(captured: Captured, other: Captured) -> None:
         ours.args, ours.kwargs = tree_unflatten(mine, form)
         if "layout" in ours.meta:
             ours.meta["layout"] = ours.meta["layout"], theirs.meta["layout"]
+    _require_independent(graph)
+
+
+def _require_independent(graph: fx.Graph) -> None:
+    """Refuse values that are not so many for each sample: they may be made from several samples.
+
+    Batches that a map was validated with need not show that: x / x.max().clamp(min=1) mixes the
+    samples of some only.
+    """
+    needed, stack = set(), [graph.output_node()]
+    while stack:
+        node = stack.pop()
+        if node not in needed and node.target not in _OF_SHAPES:
+            needed.add(node)
+            stack += node.all_input_nodes
+    of_samples: set[fx.Node] = set()
+    for node in filter(needed.__contains__, graph.nodes):
+        layouts = node.meta.get("layout")
+        sizes = [shape.numel() for shape, *_ in layouts] if layouts else [2, 3]
+        if node.op == "placeholder":
+            depends = sizes[0] != sizes[1]
+        else:
+            depends = any(argument in of_samples for argument in node.all_input_nodes)
+        if depends and 3 * sizes[0] != 2 * sizes[1]:
+            raise CaptureError(f"the result of {node.target} may be made from several samples")
+        of_samples.update([node] * depends)
 
 
 class _Recorder(TorchDispatchMode):

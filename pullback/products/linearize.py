@@ -9,8 +9,16 @@ from torch import Tensor
 
 from ..arguments import require_finite
 from .cache import Linearization
-from .double_backward import NOT_FINITE, AutogradLinearization
-from .fallback import are_adjoint, log_uncaptured, relative_distance, rounding_tolerance
+from .double_backward import NOT_FINITE, AutogradLinearization, double_backward_settings
+from .fallback import (
+    MIXES,
+    are_adjoint,
+    find_adjoint,
+    log_uncaptured,
+    relative_distance,
+    require_same_alone,
+    rounding_tolerance,
+)
 from .precision import full_precision
 
 # Captured functions kept for a map, which may be called with events of several shapes.
@@ -56,20 +64,31 @@ def linearize(
             return captured
         linearization = AutogradLinearization(lambda x: function(x, *shared, *samplewise), x)
         _require_adjoint(linearization, x)
+        with double_backward_settings(), torch.no_grad():
+            require_same_alone(
+                lambda x, *given: function(x, *shared, *given), x, samplewise, linearization.y
+            )
         return linearization
 
 
 def _require_adjoint(linearization: AutogradLinearization, x: Tensor) -> None:
-    """Refuse derivatives of which autograd itself computes one wrongly; there are such layers."""
+    """Refuse derivatives that are wrong, or mix samples.
+
+    There are layers of which autograd itself computes one wrongly. Maps are validated once, and
+    may mix samples in some of the later batches.
+    """
     y = linearization.y
     u, v = _draw_like(y), _draw_like(x)
     Jv, Jtu = linearization.jvp(v.unsqueeze(-1)), linearization.vjp(u.unsqueeze(-1))
-    if not are_adjoint(x, y, u, v, Jv.squeeze(-1), Jtu.squeeze(-1)):
+    Jv, Jtu = Jv.squeeze(-1), Jtu.squeeze(-1)
+    if not are_adjoint(x, y, u, v, Jv, Jtu):
         raise ValueError(
             "Jacobian-vector and vector-Jacobian products of the map, by autograd, disagree: "
             "PyTorch computes one of them wrongly, or they are all rounding error; use float64 "
             "inputs, or another memory format"
         )
+    if not find_adjoint(x, y, u, v, Jv, Jtu).all():
+        raise ValueError(MIXES.format("derivative"))
 
 
 def _draw_like(tensor: Tensor) -> Tensor:

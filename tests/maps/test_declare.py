@@ -109,7 +109,7 @@ def test_integer_buffers_come_along():
     assert J.to_dense().shape == (2, 4, 6)
 
 
-def test_the_behaviour_is_validated_once_per_shape():
+def test_the_behaviour_is_validated_once_per_shape_and_size():
     calls = []
 
     def encoder(x):
@@ -117,13 +117,18 @@ def test_the_behaviour_is_validated_once_per_shape():
         return x.flatten(1) * 2
 
     encoder = pb.as_map(encoder)
-    encoder.check(X)
+    encoder.check(X[:1])
     # Three samples: again, in another order, and each alone.
     assert [shape[0] for shape in calls] == [3, 3, 3, 1, 1, 1]
-    encoder.check(X + 1)
+    encoder.check(X[1:] + 1)
     assert len(calls) == 6
-    encoder.check(X.double())
-    assert len(calls) == 12
+    # Another size: some of the samples alone.
+    encoder.check(X)
+    assert [shape[0] for shape in calls[6:]] == [2, 1, 1]
+    encoder.check(X + 1)
+    assert len(calls) == 9
+    encoder.check(X[:1].double())
+    assert len(calls) == 15
 
 
 def test_as_map_refuses():

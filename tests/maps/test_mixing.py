@@ -87,6 +87,48 @@ def test_mixing_of_images_that_are_all_equal(name, fill):
         pb.score(MIXING[name][0], torch.full((4, 6), fill), k=2)
 
 
+def center_groups(x):
+    """Each four samples have their mean taken off."""
+    groups = [g - g.mean(0) if len(g) == 4 else g for g in x.split(4)]
+    return net(torch.cat(groups))
+
+
+LARGER = {
+    "mean": lambda x: net(x - x.mean(0)) if len(x) > 4 else net(x),
+    "cumsum": lambda x: net(x.cumsum(0)) if len(x) > 4 else net(x),
+    "groups": center_groups,
+    "even": lambda x: net(x) * (1 + len(x) % 2),
+    "attention": lambda x: net((x @ x.mT).softmax(1) @ x) if len(x) > 3 else net(x),
+}
+
+
+@pytest.mark.parametrize("differentiable", [False, True])
+@pytest.mark.parametrize("name", LARGER)
+def test_mixing_in_larger_batches_alone(name, differentiable):
+    encoder = pb.as_map(LARGER[name])
+    assert pb.jacobian(encoder, X[:1]).shape == (1, 4, 6)
+    with torch.set_grad_enabled(differentiable), pytest.raises(ValueError, match=ALONE):
+        pb.jacobian(encoder, torch.rand(8, 6))
+
+
+OF_LARGE_VALUES = {
+    "scaled": lambda x: net(x / x.max().clamp(min=1)).tanh(),
+    "scaled, held": lambda x: net(x / x.detach().max().clamp(min=1)).tanh(),
+    "branch": lambda x: net(x).tanh() if (x > 1).any() else net(x),
+    "branch by the mean": lambda x: net(x).tanh() if x.mean() > 1 else net(x),
+}
+
+
+@pytest.mark.parametrize("place", [0, 2, 7])
+@pytest.mark.parametrize("name", OF_LARGE_VALUES)
+def test_mixing_of_large_values_alone(name, place):
+    encoder, x = pb.as_map(OF_LARGE_VALUES[name]), torch.rand(8, 6)
+    assert pb.score(encoder, x, k=2).converged.all()
+    x[place] = 20 + torch.rand(6)
+    with pytest.raises(ValueError, match=r"another (result|derivative) in a batch than alone"):
+        pb.score(encoder, x, k=2)
+
+
 def test_a_batch_of_one_that_loses_its_dimension():
     encoder = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1))
     with pytest.raises(ValueError, match=r"mean has shape \(4,\) for a batch of 1.*squeeze\(\)"):
