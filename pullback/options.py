@@ -112,7 +112,11 @@ def _add_folder_options(parser: ArgumentParser) -> None:
         "beside the folder as well",
     )
     parser.add_argument(
-        "--labels", type=str | None, metavar="FILE", help="a text file of that kind, with labels"
+        "--labels",
+        type=str | None,
+        metavar="FILE",
+        help="a text file of that kind, with labels; "
+        "FILE:COLUMN takes those of a table, such as list_attr_celeba.txt:Smiling",
     )
     parser.add_argument("--recursive", action="store_true", help="images in subfolders as well")
     parser.add_argument(

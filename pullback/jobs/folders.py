@@ -30,7 +30,8 @@ class FolderOptions:
         split: ``FILE:NUMBER`` takes those to which a text file gives this number, subfolders
             included; a line of it is a name and a number, as in CelebA's
             ``list_eval_partition.txt``.
-        labels: a text file of the same kind, with a label for each image.
+        labels: a text file of the same kind, with a label for each image, or ``FILE:COLUMN`` of one
+            with several, such as ``list_attr_celeba.txt:Smiling``.
         skip_bad: whether images that are damaged, or unlike the first, are noted as failed.
     """
 

@@ -63,11 +63,21 @@ def choose_split(split: str, folder: Path, files: Sequence[Path]) -> list[int]:
 def read_labels(labels: str, folder: Path, files: Sequence[Path]) -> NDArray[np.int64]:
     """The label of each file from a text file with a name and a number a line.
 
+    Args:
+        labels: such a file, or ``FILE:COLUMN``, such as ``list_attr_celeba.txt:Smiling`` of CelebA:
+            a table with several numbers a line, and a line above that has their names.
+        folder, files: as for :func:`choose_split`.
+
     Raises:
-        ValueError: a file has none.
+        ValueError: a file has none, or there is no such column.
     """
-    path = _find(labels, folder)
-    table = _read_numbers(path)
+    name, separator, column = labels.rpartition(":")
+    if separator and not Path(labels).exists():
+        path = _find(name, folder)
+        table = _read_column(path, column)
+    else:
+        path = _find(labels, folder)
+        table = _read_numbers(path)
     names = [_name_in(table, folder, file) for file in files]
     if None in names:
         raise ValueError(f"{path} has no label for {files[names.index(None)]}")
@@ -105,6 +115,24 @@ def _read_numbers(path: Path) -> dict[str, int]:
                     f"line {number} of {path} is {line[:80]!r}; a file name and an integer are "
                     "needed"
                 )
+    return table
+
+
+def _read_column(path: Path, column: str) -> dict[str, int]:
+    """One column of a table in text; what stands above its header does not matter."""
+    lines = [line.split() for line in _read_text(path).splitlines()]
+    start = next((i for i, words in enumerate(lines) if column in words), None)
+    if start is None or not column:
+        raise ValueError(f"{path} has no line with a name of a column that is {column!r}")
+    header, table = lines[start], {}
+    place = header.index(column) - len(header)
+    for number, words in enumerate(lines[start + 1 :], start=start + 2):
+        # Files are named by what is left of the numbers.
+        name = " ".join(words[: -len(header)])
+        if words and (not name or not words[place].removeprefix("-").isdecimal()):
+            raise ValueError(f"line {number} of {path} has no file name and {len(header)} integers")
+        if name:
+            table[name] = int(words[place])
     return table
 
 

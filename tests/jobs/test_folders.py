@@ -125,6 +125,23 @@ def test_splits_and_labels_that_do_not_fit(celeba):
         opening(split=f"{file.name}:0")
 
 
+def test_labels_from_one_column_of_a_table(celeba):
+    """As list_attr_celeba.txt: a count, a line of names, and -1 or 1 for each of them."""
+    rows = [f"{i:06d}.jpg {-1 if i % 2 else 1:2d} {i:2d} -1\n" for i in range(1, 15)]
+    table = celeba / "list_attr_celeba.txt"
+    table.write_text("14\nSmiling Young Male \n" + "".join(rows))
+    split = "list_eval_partition.txt:2"
+    for column, expected in (("Smiling", [1, -1, 1]), ("Young", [10, 11, 12])):
+        options = FolderOptions(split=split, labels=f"list_attr_celeba.txt:{column}")
+        np.testing.assert_array_equal(open_images(celeba, options).labels, expected)
+    for column in ("Old", ""):
+        with pytest.raises(ValueError, match=rf"has no line with a name of a column .* '{column}'"):
+            open_images(celeba, FolderOptions(split=split, labels=f"{table}:{column}"))
+    table.write_text("Smiling Young\n000001.jpg 1 1\n000002.jpg 1\n")
+    with pytest.raises(ValueError, match=r"line 3 of .*celeba\.txt has no file name and 2 integ"):
+        open_images(celeba, FolderOptions(split=split, labels=f"{table}:Young"))
+
+
 def test_a_list_of_files(celeba):
     folder = celeba / "img_align_celeba"
     listed = celeba / "mine.txt"
