@@ -18,8 +18,16 @@ from . import start
 from .archive import compare, merge, read_manifest, verify
 from .archive.run import find_failures, scan
 from .archive.summary import DOUBTFUL, Doubts, plain_text, summary, tabulate
-from .jobs import FolderOptions, Framing, Images, Settings, open_images, score_images
-from .jobs.encoders import load_decoder, load_encoder
+from .jobs import (
+    EncoderSpec,
+    FolderOptions,
+    Framing,
+    Images,
+    Settings,
+    open_images,
+    score_images,
+)
+from .jobs.encoders import load_decoder
 from .maps import Map, Pick
 from .options import make_parser
 
@@ -140,13 +148,12 @@ def _score(options: Namespace) -> int:
         options.entropy_tol,
     )
     share = _share(options.shards)
-    # What is drawn at random by either should be the same when the run is resumed.
-    torch.manual_seed(options.seed)
-    images = open_images(options.data, _folder_options(options))
-    torch.manual_seed(options.seed)
-    encoder, provenance = load_encoder(
-        options.encoder, options.returns, options.weights, _names(options.pick)
-    )
+    # What a factory draws at random should be the same when the run is resumed.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        images = open_images(options.data, _folder_options(options))
+    pick = _names(options.pick)
+    encoder = EncoderSpec(options.encoder, options.returns, options.weights, pick, options.seed)
     try:
         score_images(
             encoder,
@@ -156,7 +163,7 @@ def _score(options: Namespace) -> int:
             batch_size=options.batch_size,
             shard_size=options.shard_size,
             device=options.device,
-            provenance=provenance,
+            loaders=options.loaders,
             accept_changes=options.accept_change,
             share=share,
             merge=not options.no_merge,
@@ -255,14 +262,13 @@ def _open_shown(
     """Images, encoder and decoder, as far as they are given."""
     images = encoder = decoder = None
     # What is drawn at random by the first two should be what was scored.
+    seed, held = manifest["score"]["seed"], manifest["encoder"]
     if options.data is not None:
-        torch.manual_seed(manifest["score"]["seed"])
+        torch.manual_seed(seed)
         images = open_images(options.data, _folder_options(options))
     if options.encoder is not None:
-        torch.manual_seed(manifest["score"]["seed"])
-        held = manifest["encoder"]
         declared = held.get("returns"), options.weights, held.get("pick")
-        encoder, _ = load_encoder(options.encoder, *declared)
+        encoder, _ = EncoderSpec(options.encoder, *declared, seed).load()
     if options.decoder is not None:
         decoder = load_decoder(options.decoder, options.decoder_weights)
     return images, encoder, decoder

@@ -49,6 +49,13 @@ def make_parser() -> ArgumentParser:
     score.add_argument("--batch-size", type=int, default=64, help="images per product")
     score.add_argument("--shard-size", type=int, default=512, help="images per file")
     score.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, …")
+    score.add_argument(
+        "--loaders",
+        type=int | None,
+        metavar="N",
+        help="processes that read images while others are scored; by default one for each core, at "
+        "most 8, for image files on a GPU, and none otherwise",
+    )
     score.add_argument("--seed", type=int, default=0, help="of starting vectors and probes")
     score.add_argument("--method", type=str, default="auto", help=", ".join(("auto", *METHODS)))
     score.add_argument("--directions", action="store_true", help="store the eigenvectors as well")

@@ -88,6 +88,7 @@ PUBLIC = {
         "RandomAttack",
     ],
     "pullback.jobs": [
+        "EncoderSpec",
         "FolderOptions",
         "Framing",
         "Images",

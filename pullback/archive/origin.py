@@ -63,17 +63,20 @@ def read_origin(text: str) -> Origin:
     return origin
 
 
-def describe_maker(device: torch.device, accepted: list[str]) -> dict[str, Any]:
+def describe_maker(
+    device: torch.device, accepted: list[str], command: str | None = None
+) -> dict[str, Any]:
     """This process, as the maker of a shard.
 
     Args:
         device: what it computes on.
         accepted: what differs from the manifest, where the user has accepted that.
+        command: what the user has called; that of this process by default.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {
-        "command": shlex.join(sys.orig_argv),
+        "command": command or this_command(),
         "versions": {
             "pullback": __version__,
             "torch": torch.__version__,
@@ -89,6 +92,11 @@ def describe_maker(device: torch.device, accepted: list[str]) -> dict[str, Any]:
         "last": now,
         "shards": 1,
     }
+
+
+def this_command() -> str:
+    """The command line of this process."""
+    return shlex.join(sys.orig_argv)
 
 
 def gather(origins: Iterable[Origin]) -> Origin:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM")  # the last two are not everywhere
+# The last three are not everywhere. PyTorch raises for the last, when a process that reads ends.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGCHLD")
 
 
 @contextmanager

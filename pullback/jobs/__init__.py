@@ -1,13 +1,15 @@
-"""A data set scored into a run folder: sources of images, encoders by name, the serial driver."""
+"""A data set scored into a run folder: sources of images, encoders by name, the drivers."""
 
+from .encoders import EncoderSpec
 from .folders import FolderOptions
 from .images import Images, from_array
 from .pixels import Framing
-from .serial import score_images
+from .scoring import score_images
 from .settings import Settings
 from .sources import open_images
 
 __all__ = [
+    "EncoderSpec",
     "FolderOptions",
     "Framing",
     "Images",

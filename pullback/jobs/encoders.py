@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,35 +16,56 @@ from ..maps import Map, Pick, as_map
 from .factories import call_factory
 
 
-def load_encoder(
-    spec: str,
-    returns: str | None = None,
-    weights: str | Path | None = None,
-    pick: Pick | None = None,
-) -> tuple[Map, dict[str, Any]]:
-    """Call a factory, and load weights into the module that it returns.
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What an encoder is made from, by each process that needs it.
 
-    Args:
-        spec: ``path/to/file.py:factory`` or ``package.module:factory``. The factory takes no
+    Attributes:
+        factory: ``path/to/file.py:factory`` or ``package.module:factory``. The factory takes no
             arguments and returns a module or a map (see :func:`pullback.as_map`).
-        returns: as for :func:`pullback.as_map`.
-        weights: a safetensors file, or one that ``torch.load(weights_only=True)`` reads.
-        pick: as for :func:`pullback.as_map`.
-
-    Returns:
-        the map, and facts that identify it: the spec and a digest of the factory's file.
-
-    Raises:
-        FileNotFoundError, TypeError, ValueError: what is wrong with which of the three.
+        returns, pick: as for :func:`pullback.as_map`.
+        weights: a safetensors file, or one that ``torch.load(weights_only=True)`` reads; loaded
+            into the module.
+        seed: of PyTorch's random numbers, which a factory may draw.
     """
-    encoder, module = _load(spec, "encoder", returns, weights, pick)
-    source = Path(inspect.getfile(module)).read_bytes()
-    name = spec.rpartition(":")[2]
-    return encoder, {"factory": name, "source_sha256": hashlib.sha256(source).hexdigest()}
+
+    factory: str
+    returns: str | None = None
+    weights: str | Path | None = None
+    pick: Pick | None = None
+    seed: int = 0
+
+    def load(self) -> tuple[Map, dict[str, Any]]:
+        """Call the factory, and load the weights.
+
+        Returns:
+            the map, and facts that identify it: the factory's name and a digest of its file.
+
+        Raises:
+            FileNotFoundError, TypeError, ValueError: what is wrong with which of the three.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            encoder, module = _load(self.factory, "encoder", self.returns, self.weights, self.pick)
+        source = Path(inspect.getfile(module)).read_bytes()
+        name = self.factory.rpartition(":")[2]
+        return encoder, {"factory": name, "source_sha256": hashlib.sha256(source).hexdigest()}
+
+
+def make_encoder(
+    encoder: Map | EncoderSpec, device: torch.device, provenance: dict[str, Any]
+) -> tuple[Map, dict[str, Any]]:
+    """The map, with all its modules on a device, and what is known of it beside ``provenance``."""
+    if isinstance(encoder, EncoderSpec):
+        encoder, found = encoder.load()
+        provenance = found | provenance
+    for module in encoder.modules():
+        module.to(device)
+    return encoder, provenance
 
 
 def load_decoder(spec: str, weights: str | Path | None = None) -> Map:
-    """The same of a decoder, whose factory returns a map, or a module that returns a tensor."""
+    """A decoder, from a factory that returns a map, or a module that returns a tensor."""
     return _load(spec, "decoder", None, weights, None)[0]
 
 

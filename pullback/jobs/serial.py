@@ -1,129 +1,51 @@
-"""A data set scored into a run folder, shard by shard; the same command again resumes it."""
+"""Shards scored one after the other, in this process."""
 
-import logging
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from torch.utils.data import Dataset
+import torch
 
-from ..archive.manifest import refuse_foreign_folder, start_or_resume
-from ..archive.origin import Origin, describe_maker
-from ..archive.reading import verify
-from ..archive.run import is_merged
-from ..archive.run import merge as merge_shards
-from ..archive.shards import Shard, list_shards
-from ..archive.writing import write
-from ..arguments import require_integer, usable_device
+from ..archive.shards import Shard
 from ..maps import Map
-from .datasets import from_dataset
 from .images import Images
-from .preparation import prepare
-from .progress import show_progress
-from .settings import Settings
-from .shards import score_shard
-
-log = logging.getLogger("pullback")
+from .loading import cut, reading
+from .shards import write_shard
 
 
-def score_images(
+def score_serially(
     encoder: Map,
-    images: Images | Dataset[Any],
-    run: str | Path,
-    settings: Settings | None = None,
+    images: Images,
+    manifest: dict[str, Any],
+    shards: list[Shard],
     *,
-    batch_size: int = 64,
-    shard_size: int = 512,
-    device: str = "cpu",
-    provenance: dict[str, Any] | None = None,
-    accept_changes: Collection[str] = (),
-    share: tuple[int, int] | None = None,
-    merge: bool = True,
-    progress: bool = True,
+    batch_size: int,
+    device: torch.device,
+    accepted: list[str],
+    loaders: int,
+    report: Callable[[int], object],
 ) -> None:
-    """Score every image into the folder ``run``, and merge its shards into ``archive.h5``.
-
-    Each shard is computed in memory and published whole. Shards that are there already are not
-    computed again; results do not depend on the batch size, the shard size or interruptions. Images
-    where the encoder is not finite have NaN for scores, and 1 in the column ``failed``.
+    """Score shards, and write their files.
 
     Args:
-        encoder: the map to score; its module is moved to ``device``.
-        images: the data set, from :func:`pullback.jobs.open_images`, or a map-style
-            ``torch.utils.data.Dataset`` whose items are an image (a tensor or an array in uint8 or
-            floating point, or one of Pillow), or a tuple that starts with one; a second that is an
-            integer is its label. Computed with in the dtype of the encoder.
-        run: the folder, made if absent.
-        settings: see :class:`Settings`.
-        batch_size: images per product.
-        shard_size: images per shard.
-        device: any that PyTorch knows.
-        provenance: further facts about the encoder that two runs must share to be the same run.
-        accept_changes: what may differ from the run that is resumed, by its place in the manifest,
-            such as ``"versions.torch"``.
-        share: ``(i, n)`` scores the i-th of n equal shares of the shards, counted from 1, for n
-            processes that each do one; :func:`pullback.archive.merge` gathers them afterwards.
-        merge: whether to merge in the end; never done for a share.
-        progress: whether to show how far it is.
-
-    Raises:
-        FileExistsError: the folder holds another run, or other files.
-        TypeError, ValueError: see :func:`pullback.score`; nothing is written if the first image
-            already fails.
+        encoder, images, manifest, batch_size, device, report: see
+            :func:`pullback.jobs.shards.score_shard`.
+        shards: those to score.
+        accepted: see :func:`pullback.archive.origin.describe_maker`.
+        loaders: processes that read ahead, across shards.
     """
-    run, settings = Path(run), settings or Settings()
-    refuse_foreign_folder(run)
-    images = images if isinstance(images, Images) else from_dataset(images)
-    require_integer("batch_size", batch_size, 1)
-    target = usable_device(device)
-    for module in encoder.modules():
-        module.to(target)
-    manifest = prepare(
-        encoder, images, settings, shard_size=shard_size, device=target, provenance=provenance
-    )
-    manifest, accepted = start_or_resume(run, manifest, accept_changes)
-    for change in accepted:
-        log.warning("%s, which is accepted", change)
-
-    shards = _take_share(list(list_shards(run, manifest)), share)
-    todo = [shard for shard in shards if not _is_finished(shard)]
-    total, left = (sum(shard.layout.count for shard in some) for some in (shards, todo))
-    with show_progress(total, total - left, progress) as report:
-        for shard in todo:
-            scored = score_shard(
+    with reading(images, loaders, pinned=device.type == "cuda") as reader:
+        batches = reader.read(
+            batch for shard in shards for batch in cut(shard.start, shard.stop, batch_size)
+        )
+        for shard in shards:
+            batch_size = write_shard(
                 encoder,
                 images,
                 manifest,
-                shard.layout,
+                shard,
                 batch_size=batch_size,
-                device=target,
+                device=device,
+                accepted=accepted,
+                batches=batches,
                 report=report,
             )
-            batch_size = scored.batch_size
-            maker = describe_maker(target, accepted)
-            origin = Origin([maker], scored.data_sha256, scored.failures)
-            write(shard.path, shard.layout, [scored.columns], origin)
-    if merge and share is None and (todo or not is_merged(run)):
-        merge_shards(run)
-
-
-def _take_share(shards: list[Shard], share: tuple[int, int] | None) -> list[Shard]:
-    """Every n-th of all shards, not of those left: others may be at work on theirs meanwhile."""
-    if share is None:
-        return shards
-    number, of = share
-    require_integer("the number of shares", of, 1)
-    require_integer("the share", number, 1, of, "their number")
-    return shards[number - 1 :: of]
-
-
-def _is_finished(shard: Shard) -> bool:
-    """Whether a shard is there and whole; one that is not is made again."""
-    if not shard.path.exists():
-        return False
-    try:
-        verify(shard.path, shard.layout)
-    except ValueError as error:
-        log.warning("%s; scoring its images again", error)
-        return False
-    return True

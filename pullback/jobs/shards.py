@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..archive.layout import Layout
+from ..archive.origin import Origin, describe_maker
+from ..archive.shards import Shard
+from ..archive.writing import write
 from ..arguments import NotFiniteError
 from ..eigen import ConvergenceWarning, RankWarning, WarmStart
 from ..maps import Map
@@ -19,6 +22,7 @@ from ..products import library_call
 from ..sampling import SeedCounter
 from ..scores import score
 from .images import BadImageError, Images
+from .loading import Batch, Reader, cut
 from .preparation import dtype_of
 from .settings import Settings
 
@@ -45,6 +49,31 @@ class ScoredShard(NamedTuple):
     batch_size: int
 
 
+def write_shard(
+    encoder: Map,
+    images: Images,
+    manifest: dict[str, Any],
+    shard: Shard,
+    *,
+    device: torch.device,
+    accepted: list[str],
+    command: str | None = None,
+    **options: Any,
+) -> int:
+    """Score the images of a shard, and write its file; the largest batch that fits the memory.
+
+    Args:
+        encoder, images, manifest, device, options: see :func:`score_shard`.
+        shard: which one.
+        accepted, command: see :func:`pullback.archive.origin.describe_maker`.
+    """
+    scored = score_shard(encoder, images, manifest, shard.layout, device=device, **options)
+    maker = describe_maker(device, accepted, command)
+    origin = Origin([maker], scored.data_sha256, scored.failures)
+    write(shard.path, shard.layout, [scored.columns], origin)
+    return scored.batch_size
+
+
 def score_shard(
     encoder: Map,
     images: Images,
@@ -53,6 +82,7 @@ def score_shard(
     *,
     batch_size: int = 64,
     device: torch.device | None = None,
+    batches: Iterator[Batch] | None = None,
     report: Callable[[int], object] = lambda _: None,
 ) -> ScoredShard:
     """Score some images of a run.
@@ -68,6 +98,7 @@ def score_shard(
         layout: which images, and what of them.
         batch_size: images per product.
         device: where the encoder is; the CPU by default.
+        batches: these images as they have been read already; read here by default.
         report: is told after every batch how many images are done.
 
     Raises:
@@ -76,23 +107,30 @@ def score_shard(
     """
     scorer = _Scorer(encoder, Settings.of(manifest), layout, device, batch_size)
     sha = hashlib.sha256()
-    batches: list[Columns] = []
+    scored: list[Columns] = []
+    described: list[Columns] = []
     first = layout.start
-    while first < layout.stop:
-        last = min(first + scorer.batch_size, layout.stop)
-        for start, part in images.read_parts(first, last):
+    for batch in batches or Reader(images).read(cut(layout.start, layout.stop, batch_size)):
+        for start, part in batch.parts:
             if isinstance(part, BadImageError):
-                batches.append(scorer.fail(start, str(part)))
+                scored.append(scorer.fail(start, str(part)))
                 continue
-            sha.update(np.ascontiguousarray(part).data)
-            batches += scorer.score(torch.from_numpy(part), start)
-        report(last - first)
-        first = last
-    names = set.intersection(*map(set, batches))
-    columns = {name: np.concatenate([b[name] for b in batches]) for name in names}
-    columns |= images.describe(layout.start, layout.stop)
+            sha.update(part.numpy().data)
+            scored += scorer.score(part, start)
+        described.append(batch.columns)
+        report(batch.stop - first)
+        first = batch.stop
+        if first == layout.stop:
+            break
+    columns = _concatenate(scored) | _concatenate(described)
     ordered = {name: columns[name] for name in layout.dtypes}
     return ScoredShard(ordered, scorer.failures, sha.hexdigest(), scorer.batch_size)
+
+
+def _concatenate(tables: list[Columns]) -> Columns:
+    """Those columns that all of them have."""
+    names = set.intersection(*map(set, tables))
+    return {name: np.concatenate([table[name] for table in tables]) for name in names}
 
 
 class _Scorer:
@@ -116,8 +154,11 @@ class _Scorer:
 
     def score(self, x: Tensor, first: int) -> list[Columns]:
         """Columns of all images, in one part or several."""
+        if len(x) > self.batch_size:
+            return self._score_halves(x, first)
         try:
-            return [self._score_batch(x.to(*self._place), first)]
+            device, dtype = self._place
+            return [self._score_batch(x.to(device, dtype, non_blocking=True), first)]
         except NotFiniteError as error:
             if len(x) == 1:
                 return [self.fail(first, str(error).removesuffix(" in sample 0"))]
@@ -132,6 +173,9 @@ class _Scorer:
         # Not above, where the error still holds the memory.
         if self._place[0] is not None and self._place[0].type == "cuda":
             torch.cuda.empty_cache()
+        return self._score_halves(x, first)
+
+    def _score_halves(self, x: Tensor, first: int) -> list[Columns]:
         half = len(x) // 2
         return self.score(x[:half], first) + self.score(x[half:], first + half)
 

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from pullback import archive, jobs
-from pullback.jobs.encoders import load_encoder
 from tests.conftest import dense_jacobian, stacked
 from tests.report.test_report import read_page
 from tests.shell import names, refused, run, score
@@ -48,8 +47,7 @@ def test_a_step_along_the_first_direction_and_its_reconstruction(scored):
     """Beside a dense float64 metric, a step of either sign, and the decoder itself."""
     given = (*GIVEN, "--decoder", "decoders.py:decoder")
     assert run("report", "run", *given, "--eps", 1.5, "--extremes", 3, "--figures") == 0
-    torch.manual_seed(0)
-    encoder, _ = load_encoder("encoders.py:declared")
+    encoder, _ = jobs.EncoderSpec("encoders.py:declared").load()
     radius = archive.read("run")["spectral_radius"]
     order = np.argsort(-radius)
     shown = [*order[:3], *order[:-4:-1]]

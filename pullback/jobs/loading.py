@@ -1,0 +1,189 @@
+"""Images read while others are scored, by processes of their own."""
+
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..archive.signals import postpone_signals
+from ..arguments import require_integer
+from .images import BadImageError, Images
+
+_MOST_LOADERS = 8
+Range = tuple[int, int]
+
+
+class Batch(NamedTuple):
+    """Consecutive images as they were read.
+
+    Attributes:
+        stop: index of the last plus one.
+        parts: finite images with the index of the first; those that are skipped are their errors.
+        columns: see :meth:`Images.describe`.
+    """
+
+    stop: int
+    parts: list[tuple[int, Tensor | BadImageError]]
+    columns: dict[str, NDArray]
+
+
+def read_batch(images: Images, start: int, stop: int) -> Batch:
+    """Read some images here and now.
+
+    Raises:
+        ValueError: see :attr:`Images.read`.
+    """
+    parts = [
+        (first, part if isinstance(part, BadImageError) else _as_tensor(part))
+        for first, part in images.read_parts(start, stop)
+    ]
+    return Batch(stop, parts, images.describe(start, stop))  # labels may come with the images
+
+
+def _as_tensor(part: NDArray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(part))
+
+
+def cut(start: int, stop: int, size: int) -> list[Range]:
+    """The batches of some images."""
+    return [(first, min(first + size, stop)) for first in range(start, stop, size)]
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not everywhere
+        return os.cpu_count() or 1
+
+
+def choose_loaders(loaders: int | None, images: Images, device: torch.device) -> int:
+    """How many processes read, where the user has not said so.
+
+    A GPU would wait while files are decoded. A CPU has no core to spare, and a data set of the
+    user's own may not bear to be copied.
+    """
+    if loaders is not None:
+        require_integer("loaders", loaders, 0)
+        return loaders
+    if device.type == "cpu" or images.names is None:
+        return 0
+    return min(_MOST_LOADERS, usable_cores())
+
+
+@contextmanager
+def reading(images: Images, loaders: int, pinned: bool = False) -> Iterator["Reader"]:
+    """A reader, whose processes end with the block.
+
+    Raises:
+        RuntimeError: one of them has ended before.
+    """
+    reader = Reader(images, loaders, pinned)
+    try:
+        yield reader
+    except RuntimeError as error:
+        # Raised by a handler of PyTorch for the signal that a child has ended, so anywhere.
+        if "DataLoader worker" not in str(error):
+            raise
+        message = f"a process that reads images has ended, perhaps for want of memory: {error}"
+        raise RuntimeError(message) from error
+    finally:
+        with postpone_signals():
+            reader.close()
+
+
+class Reader:
+    """Reads images a batch at a time.
+
+    Args:
+        images: the data set.
+        loaders: processes that read ahead, and are kept from one series of batches to the next; 0
+            for none, so that a batch is read when it is asked for.
+        pinned: whether they leave images where a GPU can copy them from while it computes.
+    """
+
+    def __init__(self, images: Images, loaders: int = 0, pinned: bool = False) -> None:
+        self._images = images
+        self._ranges: list[Range] = []
+        self._iterator: Any = None
+        self._loader: DataLoader[Batch] | None = None
+        if loaders:
+            self._loader = DataLoader(
+                _Batches(images),
+                batch_size=None,
+                sampler=self._ranges,
+                num_workers=loaders,
+                collate_fn=_as_it_is,
+                pin_memory=pinned,
+                worker_init_fn=_stay_quiet,
+                generator=torch.Generator(),  # else it draws from the one of all
+                persistent_workers=True,
+            )
+
+    def read(self, ranges: Iterable[Range]) -> Iterator[Batch]:
+        """Batches in this order.
+
+        Raises:
+            TypeError: the images cannot be sent to another process.
+            ValueError: see :attr:`Images.read`.
+        """
+        if self._loader is None:
+            for start, stop in ranges:
+                yield read_batch(self._images, start, stop)
+            return
+        self._ranges[:] = ranges
+        try:
+            self._iterator = iter(self._loader)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise TypeError(
+                f"the images cannot be sent to the processes that read them: {error}; without "
+                "loaders, they are read in this one"
+            ) from error
+        for _ in self._ranges:
+            batch = next(self._iterator)
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._iterator is not None:
+            # PyTorch does so when nobody refers to it any more; an error on its way up does.
+            self._iterator._shutdown_workers()
+        self._iterator = self._loader = None
+
+
+class _Batches(Dataset[Any]):
+    def __init__(self, images: Images) -> None:
+        self._images = images
+
+    def __getitem__(self, place: Range) -> Batch | Exception:
+        try:
+            return read_batch(self._images, *place)
+        except Exception as error:  # PyTorch would make its text a page
+            return error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _stay_quiet(_: int) -> None:
+    """In a process that reads: it is ended by the one that computes, which tells the user, too.
+
+    Ctrl-C reaches every process of a terminal. Threads of Python's own would print that nobody
+    takes what they offer any more.
+    """
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    sys.excepthook = lambda *_: None

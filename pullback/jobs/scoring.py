@@ -1,0 +1,130 @@
+"""A data set scored into a run folder, shard by shard; the same command again resumes it."""
+
+import logging
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from ..archive.manifest import refuse_foreign_folder, start_or_resume
+from ..archive.reading import verify
+from ..archive.run import is_merged
+from ..archive.run import merge as merge_shards
+from ..archive.shards import Shard, list_shards
+from ..arguments import require_integer, usable_device
+from ..maps import Map
+from .datasets import from_dataset
+from .encoders import EncoderSpec, make_encoder
+from .images import Images
+from .loading import choose_loaders
+from .preparation import prepare
+from .progress import show_progress
+from .serial import score_serially
+from .settings import Settings
+
+log = logging.getLogger("pullback")
+
+
+def score_images(
+    encoder: Map | EncoderSpec,
+    images: Images | Dataset[Any],
+    run: str | Path,
+    settings: Settings | None = None,
+    *,
+    batch_size: int = 64,
+    shard_size: int = 512,
+    device: str = "cpu",
+    loaders: int | None = None,
+    provenance: dict[str, Any] | None = None,
+    accept_changes: Collection[str] = (),
+    share: tuple[int, int] | None = None,
+    merge: bool = True,
+    progress: bool = True,
+) -> None:
+    """Score every image into the folder ``run``, and merge its shards into ``archive.h5``.
+
+    Each shard is computed in memory and published whole. Shards that are there already are not
+    computed again; results do not depend on the batch size, the shard size or interruptions. Images
+    where the encoder is not finite have NaN for scores, and 1 in the column ``failed``.
+
+    Args:
+        encoder: the map to score, whose module is moved to ``device``; or what it is made from.
+        images: the data set, from :func:`pullback.jobs.open_images`, or a map-style
+            ``torch.utils.data.Dataset``, or one of Hugging Face's. Its items are an image (a tensor
+            or an array in uint8 or floating point, or one of Pillow), or a tuple that starts with
+            one; a second that is an integer is its label; or a dictionary with an ``"image"`` and,
+            perhaps, a ``"label"``. Computed with in the dtype of the encoder.
+        run: the folder, made if absent.
+        settings: see :class:`Settings`.
+        batch_size: images per product.
+        shard_size: images per shard.
+        device: any that PyTorch knows.
+        loaders: processes that read images while others are scored, started as those of
+            ``torch.utils.data.DataLoader`` are; 0 reads between batches. By default one for each
+            core, at most 8, for image files on a GPU, and 0 otherwise.
+        provenance: further facts about the encoder that two runs must share to be the same run.
+        accept_changes: what may differ from the run that is resumed, by its place in the manifest,
+            such as ``"versions.torch"``.
+        share: ``(i, n)`` scores the i-th of n equal shares of the shards, counted from 1, for n
+            processes that each do one; :func:`pullback.archive.merge` gathers them afterwards.
+        merge: whether to merge in the end; never done for a share.
+        progress: whether to show how far it is.
+
+    Raises:
+        FileExistsError: the folder holds another run, or other files.
+        TypeError, ValueError: see :func:`pullback.score`; nothing is written if the first image
+            already fails.
+    """
+    run, settings = Path(run), settings or Settings()
+    refuse_foreign_folder(run)
+    images = images if isinstance(images, Images) else from_dataset(images)
+    require_integer("batch_size", batch_size, 1)
+    target = usable_device(device)
+    encoder, facts = make_encoder(encoder, target, provenance or {})
+    manifest = prepare(
+        encoder, images, settings, shard_size=shard_size, device=target, provenance=facts
+    )
+    manifest, accepted = start_or_resume(run, manifest, accept_changes)
+    for change in accepted:
+        log.warning("%s, which is accepted", change)
+
+    shards = _take_share(list(list_shards(run, manifest)), share)
+    todo = [shard for shard in shards if not _is_finished(shard)]
+    total, left = (sum(shard.layout.count for shard in some) for some in (shards, todo))
+    with show_progress(total, total - left, progress) as report:
+        score_serially(
+            encoder,
+            images,
+            manifest,
+            todo,
+            batch_size=batch_size,
+            device=target,
+            accepted=accepted,
+            loaders=choose_loaders(loaders, images, target),
+            report=report,
+        )
+    if merge and share is None and (todo or not is_merged(run)):
+        merge_shards(run)
+
+
+def _take_share(shards: list[Shard], share: tuple[int, int] | None) -> list[Shard]:
+    """Every n-th of all shards, not of those left: others may be at work on theirs meanwhile."""
+    if share is None:
+        return shards
+    number, of = share
+    require_integer("the number of shares", of, 1)
+    require_integer("the share", number, 1, of, "their number")
+    return shards[number - 1 :: of]
+
+
+def _is_finished(shard: Shard) -> bool:
+    """Whether a shard is there and whole; one that is not is made again."""
+    if not shard.path.exists():
+        return False
+    try:
+        verify(shard.path, shard.layout)
+    except ValueError as error:
+        log.warning("%s; scoring its images again", error)
+        return False
+    return True
