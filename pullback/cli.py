@@ -24,6 +24,7 @@ from .jobs import (
     Framing,
     Images,
     Settings,
+    Workers,
     open_images,
     score_images,
 )
@@ -115,6 +116,8 @@ def _stopping_signals() -> Iterator[None]:
         signal.signal(number, stop)
     try:
         yield
+    except KeyboardInterrupt:  # Ray raises one of its own instead
+        raise KeyboardInterrupt(*stopped[:1]) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in taken.items():
@@ -147,7 +150,7 @@ def _score(options: Namespace) -> int:
         options.latents,
         options.entropy_tol,
     )
-    share = _share(options.shards)
+    share, workers = _share(options.shards), _workers(options)
     # What a factory draws at random should be the same when the run is resumed.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
@@ -168,6 +171,7 @@ def _score(options: Namespace) -> int:
             share=share,
             merge=not options.no_merge,
             progress=not options.quiet,
+            workers=workers,
         )
     except TypeError as error:
         if options.returns is None and "pb.as_map" in str(error):
@@ -211,6 +215,15 @@ def _share(shards: str | None) -> tuple[int, int] | None:
     if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
         raise ValueError(f"--shards {shards} must be I/N with 1 ≤ I ≤ N, such as 3/16")
     return int(number), int(of)
+
+
+def _workers(options: Namespace) -> Workers | None:
+    if options.workers is not None:
+        return Workers(options.workers, options.ray_address, options.threads, options.gpus)
+    for name in ("ray_address", "threads", "gpus"):
+        if options[name] is not None:
+            raise ValueError(f"--{name.replace('_', '-')} is about workers; give --workers N, too")
+    return None
 
 
 def _names(pick: str | int | None) -> Pick | None:

@@ -84,6 +84,7 @@ def make_parser() -> ArgumentParser:
         metavar="I/N",
         help="score the I-th of N shares of the shards only, for N processes that each do one",
     )
+    _add_workers(score)
     score.add_argument(
         "--no-merge", action="store_true", help="leave the shards; shares never merge"
     )
@@ -139,6 +140,34 @@ def _add_folder_options(parser: ArgumentParser) -> None:
         "--skip-bad",
         action="store_true",
         help="note images that are damaged or unlike the first as failed, and go on",
+    )
+
+
+def _add_workers(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        type=int | None,
+        metavar="N",
+        help="score shards in N processes side by side, which Ray starts",
+    )
+    parser.add_argument(
+        "--ray-address",
+        type=str | None,
+        metavar="ADDRESS",
+        help="of a running Ray whose machines the workers are on, or auto for that of this machine",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int | None,
+        metavar="N",
+        help="of each worker; by default the cores of this machine are shared out, or 1 where Ray "
+        "is joined",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=float | None,
+        metavar="N",
+        help="of each worker, with --device cuda: 0.5 for two workers on one; 1 by default",
     )
 
 

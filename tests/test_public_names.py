@@ -93,6 +93,7 @@ PUBLIC = {
         "Framing",
         "Images",
         "Settings",
+        "Workers",
         "from_array",
         "open_images",
         "score_images",

@@ -14,6 +14,11 @@ class Shard(NamedTuple):
     layout: Layout
 
     @property
+    def number(self) -> int:
+        """Its place among all."""
+        return int(self.path.stem.removeprefix("part-"))
+
+    @property
     def start(self) -> int:
         """The first sample."""
         return self.layout.start
@@ -28,7 +33,16 @@ def list_shards(run: str | Path, manifest: dict[str, Any]) -> Iterator[Shard]:
     """All shards that a run consists of, finished or not, in order."""
     if Path(run, "shards").is_symlink():
         raise ValueError(f"{Path(run, 'shards')} is a symbolic link; a run's shards lie in it")
-    whole, size = Layout.of(manifest), manifest["shard_size"]
-    for number, start in enumerate(range(0, whole.stop, size)):
-        path = Path(run, "shards", f"part-{number:06d}.h5")
-        yield Shard(path, whole.select(start, min(start + size, whole.stop)))
+    whole = Layout.of(manifest)
+    for number in range(-(-whole.count // manifest["shard_size"])):
+        yield _select(run, whole, manifest["shard_size"], number)
+
+
+def find_shard(run: str | Path, manifest: dict[str, Any], number: int) -> Shard:
+    """One of them, counted from 0."""
+    return _select(run, Layout.of(manifest), manifest["shard_size"], number)
+
+
+def _select(run: str | Path, whole: Layout, size: int, number: int) -> Shard:
+    path = Path(run, "shards", f"part-{number:06d}.h5")
+    return Shard(path, whole.select(number * size, min((number + 1) * size, whole.stop)))

@@ -7,6 +7,7 @@ from .pixels import Framing
 from .scoring import score_images
 from .settings import Settings
 from .sources import open_images
+from .workers import Workers
 
 __all__ = [
     "EncoderSpec",
@@ -14,6 +15,7 @@ __all__ = [
     "Framing",
     "Images",
     "Settings",
+    "Workers",
     "from_array",
     "open_images",
     "score_images",

@@ -8,20 +8,24 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from ..archive.manifest import refuse_foreign_folder, start_or_resume
+from ..archive.origin import this_command
 from ..archive.reading import verify
 from ..archive.run import is_merged
 from ..archive.run import merge as merge_shards
 from ..archive.shards import Shard, list_shards
 from ..arguments import require_integer, usable_device
 from ..maps import Map
+from .actor import Task
 from .datasets import from_dataset
 from .encoders import EncoderSpec, make_encoder
 from .images import Images
 from .loading import choose_loaders
 from .preparation import prepare
 from .progress import show_progress
+from .ray_driver import pack, score_with_ray
 from .serial import score_serially
 from .settings import Settings
+from .workers import Workers
 
 log = logging.getLogger("pullback")
 
@@ -41,6 +45,7 @@ def score_images(
     share: tuple[int, int] | None = None,
     merge: bool = True,
     progress: bool = True,
+    workers: int | Workers | None = None,
 ) -> None:
     """Score every image into the folder ``run``, and merge its shards into ``archive.h5``.
 
@@ -70,9 +75,14 @@ def score_images(
             processes that each do one; :func:`pullback.archive.merge` gathers them afterwards.
         merge: whether to merge in the end; never done for a share.
         progress: whether to show how far it is.
+        workers: how many processes score shards side by side, each on ``device``, ``"cuda"`` being
+            what Ray gives it; or see :class:`Workers`, for other machines too. They are sent
+            encoder and images, or make them anew where it is known how. By default this process
+            scores.
 
     Raises:
         FileExistsError: the folder holds another run, or other files.
+        ImportError: there are to be workers, and Ray is not installed.
         TypeError, ValueError: see :func:`pullback.score`; nothing is written if the first image
             already fails.
     """
@@ -80,7 +90,11 @@ def score_images(
     refuse_foreign_folder(run)
     images = images if isinstance(images, Images) else from_dataset(images)
     require_integer("batch_size", batch_size, 1)
-    target = usable_device(device)
+    workers = Workers(workers) if isinstance(workers, int) else workers
+    team = None if workers is None else workers.on(device)
+    packed = pack(encoder=encoder, images=images) if team else {}
+    # Where there are workers, this process computes next to nothing.
+    target = usable_device("cpu" if team else device)
     encoder, facts = make_encoder(encoder, target, provenance or {})
     manifest = prepare(
         encoder, images, settings, shard_size=shard_size, device=target, provenance=facts
@@ -93,17 +107,33 @@ def score_images(
     todo = [shard for shard in shards if not _is_finished(shard)]
     total, left = (sum(shard.layout.count for shard in some) for some in (shards, todo))
     with show_progress(total, total - left, progress) as report:
-        score_serially(
-            encoder,
-            images,
-            manifest,
-            todo,
-            batch_size=batch_size,
-            device=target,
-            accepted=accepted,
-            loaders=choose_loaders(loaders, images, target),
-            report=report,
-        )
+        if team is None:
+            score_serially(
+                encoder,
+                images,
+                manifest,
+                todo,
+                batch_size=batch_size,
+                device=target,
+                accepted=accepted,
+                loaders=choose_loaders(loaders, images, target),
+                report=report,
+            )
+        elif todo:
+            task = Task(
+                run=run.resolve(),
+                manifest=manifest,
+                folder=Path.cwd(),
+                provenance=provenance or {},
+                accept_changes=accept_changes,
+                batch_size=batch_size,
+                device=device,
+                loaders=loaders,
+                threads=team.threads,
+                command=this_command(),
+                **packed,
+            )
+            score_with_ray(team, task, {s.number: s.layout.count for s in todo}, report)
     if merge and share is None and (todo or not is_merged(run)):
         merge_shards(run)
 

@@ -1,0 +1,158 @@
+"""What a worker of Ray does: it owns a device, an encoder and images, and scores shards."""
+
+import logging
+import os
+import pickle
+import socket
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..archive.configuration import find_differences
+from ..archive.manifest import read_manifest
+from ..archive.shards import find_shard
+from ..arguments import usable_device
+from ..maps import Map
+from .encoders import EncoderSpec, make_encoder
+from .images import Images
+from .loading import Reader, choose_loaders, cut
+from .preparation import prepare
+from .settings import Settings
+from .shards import write_shard
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all workers of a run are told.
+
+    Attributes:
+        run: the run folder, which all machines share.
+        manifest: what it was made from.
+        folder: where relative paths start.
+        encoder, images: pickled; an encoder may be an :class:`EncoderSpec`.
+        provenance, accept_changes, batch_size, device, loaders: see
+            :func:`pullback.score_images`.
+        threads: of each worker.
+        command: what the user has called.
+    """
+
+    run: Path
+    manifest: dict[str, Any]
+    folder: Path
+    encoder: bytes
+    images: bytes
+    provenance: dict[str, Any]
+    accept_changes: Collection[str]
+    batch_size: int
+    device: str
+    loaders: int | None
+    threads: int
+    command: str
+
+
+class Worker:
+    """Begins once, then scores the shards that it is told."""
+
+    def begin(self, task: Task) -> None:
+        """Make encoder and images, and see that they are those of the run.
+
+        Raises:
+            ValueError: something cannot be had on this machine, or is another there.
+        """
+        try:
+            self._begin(task)
+        except Exception as error:
+            kinds = (ValueError, TypeError, OSError)
+            kind = "" if isinstance(error, kinds) else f"{type(error).__name__}: "
+            raise ValueError(
+                f"a worker on {socket.gethostname()} cannot begin: {kind}{error}"
+            ) from error
+
+    def _begin(self, task: Task) -> None:
+        os.chdir(task.folder)
+        torch.set_num_threads(task.threads)
+        self._task = task
+        self._device = usable_device(task.device)
+        self._batch_size = task.batch_size
+        _require_shared(task)
+        images: Images = _unpack("the images", task.images)
+        encoder: Map | EncoderSpec = _unpack("the encoder", task.encoder)
+        self._images = images
+        self._encoder, provenance = make_encoder(encoder, self._device, task.provenance)
+        own = prepare(
+            self._encoder,
+            images,
+            Settings.of(task.manifest),
+            shard_size=task.manifest["shard_size"],
+            device=self._device,
+            provenance=provenance,
+        )
+        differences = find_differences(task.manifest, own)
+        refused = [text for place, text in differences.items() if place not in task.accept_changes]
+        if refused:
+            raise ValueError(f"it would score another run: {'; '.join(refused)}")
+        self._accepted = list(differences.values())
+        loaders = choose_loaders(task.loaders, images, self._device)
+        self._reader = Reader(images, loaders, pinned=self._device.type == "cuda")
+
+    def score(self, number: int) -> list[str]:
+        """Score a shard and write its file; what there is to tell the user."""
+        task = self._task
+        shard = find_shard(task.run, task.manifest, number)
+        with _noted() as notes:
+            self._batch_size = write_shard(
+                self._encoder,
+                self._images,
+                task.manifest,
+                shard,
+                batch_size=self._batch_size,
+                device=self._device,
+                accepted=self._accepted,
+                command=task.command,
+                batches=self._reader.read(cut(shard.start, shard.stop, self._batch_size)),
+            )
+        return notes
+
+
+def _require_shared(task: Task) -> None:
+    try:
+        shared = read_manifest(task.run) == task.manifest
+    except FileNotFoundError:
+        shared = False
+    if not shared:
+        raise ValueError(f"{task.run} is another folder there; a run needs one that all share")
+
+
+def _unpack(what: str, packed: bytes) -> Any:
+    try:
+        return pickle.loads(packed)
+    except Exception as error:  # it may be anyone's code
+        raise ValueError(f"{what} cannot be made: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _noted() -> Iterator[list[str]]:
+    """What is logged and warned of meanwhile."""
+    notes: list[str] = []
+    handler, log = _Notes(notes), logging.getLogger("pullback")
+    log.addHandler(handler)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            yield notes
+        notes += [f"{found.category.__name__}: {found.message}" for found in caught]
+    finally:
+        log.removeHandler(handler)
+
+
+class _Notes(logging.Handler):
+    def __init__(self, notes: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._notes = notes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._notes.append(record.getMessage())
