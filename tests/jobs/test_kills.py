@@ -23,7 +23,7 @@ import pytest
 from pullback import archive, cli
 from pullback.archive import run as archive_run
 from pullback.archive import writing
-from pullback.jobs import serial, shards
+from pullback.jobs import scoring, shards
 
 ROOT = Path(__file__).parents[2]
 KILLS, SEED, SHARDS = 12, 0, 8
@@ -31,9 +31,9 @@ SCORE = ["score", "--encoder", "encoder.py:encoder", "--data", "images.npy", "--
 SCORE += ["--batch-size", "1", "--quiet", "--out"]
 # Functions in which a process is in a phase; the innermost counts, but for merging.
 PHASES = {
-    "start": [(serial, "prepare"), (serial, "start_or_resume")],
-    "scoring": [(serial, "score_shard")],
-    "writing": [(serial, "write")],
+    "start": [(scoring, "prepare"), (scoring, "start_or_resume")],
+    "scoring": [(shards, "score_shard")],
+    "writing": [(shards, "write")],
     "verifying": [(writing, "verify")],
     "moving": [(writing, "move_into_place")],
     "merging": [(cli, "merge")],
