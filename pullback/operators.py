@@ -14,7 +14,6 @@ from torch import Tensor
 from .indexing import coordinates, entries, keeps_matrix, plain_index, shape_at, takes_nothing
 from .maps import Map, combine_noise, stack
 from .products import (
-    MAX_BLOCK,
     AutogradLinearization,
     Linearization,
     RecentLinearizations,
@@ -24,6 +23,7 @@ from .products import (
     identity_blocks,
     in_transform,
     linearize,
+    max_block,
     refuse_transforms,
     with_batch_as_columns,
 )
@@ -88,7 +88,7 @@ class OperatorOfProducts(LinearOperator):
         return self._get_indices(row, column, *batch)
 
     def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch: Tensor) -> Tensor:
-        width = MAX_BLOCK // (self.batch_shape.numel() * max(self.shape[-2:]))
+        width = max_block(self.device) // (self.batch_shape.numel() * max(self.shape[-2:]))
         return entries(self, row_index, col_index, batch, max(1, width))
 
 
@@ -297,7 +297,7 @@ class PullbackMetric(OperatorOfProducts):
             return self._matmul(rhs.unsqueeze(-1)).squeeze(-1)
         # The images J v of many columns at once would be a large tensor if J has many rows.
         batch = torch.broadcast_shapes(self.batch_shape, rhs.shape[:-2])
-        width = max(1, MAX_BLOCK // (batch.numel() * self.jacobian.shape[-2]))
+        width = max(1, max_block(self.device) // (batch.numel() * self.jacobian.shape[-2]))
         parts = [
             self.jacobian._t_matmul(self.weighted(self.jacobian._matmul(block)))
             for block in rhs.split(width, dim=-1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pullback.products import full_precision
 from tests.emulation import expect_artefacts, is_emulated
+from tests.placement import choose_device, is_numerical, put_tensors
 
 
 class SmoothEncoder(nn.Module):
@@ -86,18 +87,33 @@ def numbered(matrices: Tensor) -> Tensor:
     return x
 
 
-def pytest_configure() -> None:
-    """Share the cores between the workers; keep deprecated names of jsonargparse silent."""
+_DEVICE = pytest.StashKey[torch.device]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the device; share the cores; keep deprecated names of jsonargparse silent."""
+    config.stash[_DEVICE] = choose_device(config.option.markexpr)
+    put_tensors(config.stash[_DEVICE])
     # unittest's assertWarns reads an attribute of every module; jsonargparse warns of the read.
     os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On an emulated accelerator, expect what fails there for reasons of its own."""
+@pytest.hookimpl(tryfirst=True)  # before those are left out that have not the marks asked for
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what runs on a CUDA device; expect what fails on an emulated one by no fault of ours."""
+    if config.stash[_DEVICE].type == "cuda":
+        for item in filter(is_numerical, items):
+            item.add_marker(pytest.mark.cuda)
     if is_emulated():
         expect_artefacts(items)
+
+
+@pytest.fixture(scope="session")
+def device(pytestconfig: pytest.Config) -> torch.device:
+    """Where the tests compute."""
+    return pytestconfig.stash[_DEVICE]
 
 
 @pytest.fixture

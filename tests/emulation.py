@@ -6,6 +6,9 @@ tests below are expected to fail; one that passes after all is a failure, so tha
 true.
 """
 
+import sys
+from typing import Any
+
 import pytest
 import torch
 
@@ -44,6 +47,11 @@ ARTEFACTS = {
 def is_emulated() -> bool:
     """Whether a backend under PyTorch's PrivateUse1 is at work."""
     return torch._C._get_privateuse1_backend_name() != "privateuseone"
+
+
+def emulator() -> Any:
+    """The module of the backend, which is called like the device."""
+    return sys.modules[torch._C._get_privateuse1_backend_name()]
 
 
 def expect_artefacts(items: list[pytest.Item]) -> None:

@@ -1,8 +1,9 @@
 """J v and Jᵀu of a function at a point; the primal work is done once."""
 
-from .blocks import MAX_BLOCK, identity, identity_blocks, with_batch_as_columns
+from .blocks import identity, identity_blocks, with_batch_as_columns
 from .cache import Linearization, RecentLinearizations, find_once
 from .calls import library_call
+from .devices import MAX_BLOCK, max_block
 from .double_backward import AutogradLinearization
 from .linearize import linearize
 from .precision import full_precision
@@ -20,6 +21,7 @@ __all__ = [
     "in_transform",
     "library_call",
     "linearize",
+    "max_block",
     "refuse_transforms",
     "with_batch_as_columns",
 ]

@@ -6,9 +6,7 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
-# Columns are taken together as long as one product's vectors stay under this many numbers:
-# enough to keep two cores busy, and less than one N×N matrix of an image worth the name.
-MAX_BLOCK = 2**19
+from .devices import max_block
 
 
 def by_blocks(
@@ -51,8 +49,9 @@ def identity(operator: LinearOperator, size: int) -> Tensor:
 
 
 def identity_blocks(operator: LinearOperator, size: int) -> Iterator[Tensor]:
-    """Columns of the identity, as many at a time as keep a product under MAX_BLOCK numbers."""
-    width = max(1, MAX_BLOCK // (operator.batch_shape.numel() * operator.shape[-1]))
+    """Columns of the identity, as many at a time as :func:`max_block` allows."""
+    block = max_block(operator.device)
+    width = max(1, block // (operator.batch_shape.numel() * operator.shape[-1]))
     index = torch.arange(size, device=operator.device)
     for block in index.split(width):
         unit = (index[:, None] == block).to(operator.dtype)

@@ -13,13 +13,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from .blocks import MAX_BLOCK, by_blocks
+from .blocks import by_blocks
 from .cache import Recent
 from .capture import Captured, CaptureError, capture, generalize
 from .cuda_graphs import Intermediates, Product, record_products
+from .devices import is_launch_bound, max_block
 from .double_backward import AutogradLinearization
 from .fallback import first_line, is_close, log_uncaptured, logger
 from .onednn import pack
+from .parts import Part
 from .passes import (
     drop_no_ops,
     extract,
@@ -59,8 +61,10 @@ class CapturedLinearization:
         self._intermediates = list(map(Intermediates, intermediates))
         self._instead: AutogradLinearization | None = None
 
-    def restrict(self, index: slice | Tensor) -> "CapturedLinearization | None":
+    def restrict(self, index: slice | Tensor) -> "CapturedLinearization | Part | None":
         """That of some of the samples, without primal work; None if it has to be made anew."""
+        if is_launch_bound(self._x):
+            return Part(self, index)
         chosen = copy.copy(self)
         chosen._x, chosen.y = self._x[index], self.y[index]
         chosen._samplewise = [tensor[index] for tensor in self._samplewise]
@@ -84,7 +88,8 @@ class CapturedLinearization:
         if self._instead is None:
             product: Product = getattr(self._graphs, name)
             intermediates = self._intermediates[part]
-            width = max(1, MAX_BLOCK // max(self._x.numel(), self.y.numel()))
+            most = max_block(self._x.device)
+            width = max(1, most // max(self._x.numel(), self.y.numel()))
             try:
                 with torch.no_grad(), full_precision():
                     return by_blocks(lambda b: product(intermediates, b), columns, width, like)
@@ -180,10 +185,12 @@ class CapturedFunction:
         ]
         self.jvp, self.vjp = (
             record_products(
-                _take_columns(part, Intermediates(both), vector, wanted), vector.device.type
+                _take_columns(part, Intermediates(both), vector, wanted),
+                vector.device.type,
+                are_weights,
             )
-            for part, both, vector, wanted in zip(
-                self.parts, intermediates[1], vectors, expected[1:], strict=True
+            for part, both, vector, wanted, are_weights in zip(
+                self.parts, intermediates[1], vectors, expected[1:], self._are_weights, strict=True
             )
         )
 
@@ -215,6 +222,7 @@ class CapturedFunction:
         primal_part = [node for node in nodes if node in varying and node not in linear]
         prepared = find_inputs(primal_part, [y, *needed[0], *needed[1]])
         weights_part = [node for node in nodes if node not in varying]
+        self._are_weights = [[node not in varying for node in part] for part in needed]
 
         # Cut them out.
         self._prepare = extract(root, weights_part, tuple(prepared))

@@ -11,7 +11,8 @@ from torch.nn.functional import group_norm, hardsigmoid, instance_norm
 from torch.overrides import TorchFunctionMode
 
 from ..arguments import require_finite
-from .blocks import MAX_BLOCK, by_blocks
+from .blocks import by_blocks
+from .devices import max_block
 from .precision import SharedContext, full_precision
 
 NOT_FINITE = "the map returned NaN or infinite values"
@@ -80,7 +81,7 @@ class AutogradLinearization:
         if not outputs.requires_grad:
             # A map that does not use its input, or a product that no longer depends on u.
             return inputs.new_zeros(*inputs.shape, columns.shape[-1])
-        width = max(1, MAX_BLOCK // max(inputs.numel(), outputs.numel()))
+        width = max(1, max_block(inputs.device) // max(inputs.numel(), outputs.numel()))
 
         def product(block: Tensor) -> Tensor:
             if len(block) > 1 and self._batched:

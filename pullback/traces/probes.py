@@ -8,7 +8,7 @@ from linear_operator import LinearOperator
 from torch import Tensor
 
 from ..eigen.dense import project_out
-from ..products import MAX_BLOCK
+from ..products import max_block
 from ..sampling import SampleStreams
 
 # Probability that a normal variable stays below two standard deviations.
@@ -49,10 +49,10 @@ class Complement:
         instead, times √N, whose forms have the trace as their mean.
 
         Yields:
-            ``(*batch, N, C)``, as many columns as keep a group under MAX_BLOCK numbers.
+            ``(*batch, N, C)``, as many columns as :func:`max_block` allows.
         """
-        width = max(1, MAX_BLOCK // max(1, self.batch.numel() * self.size))
         like, shape = self.locked, (*self.batch, self.size)
+        width = max(1, max_block(like.device) // max(1, self.batch.numel() * self.size))
         for start in range(0, min(count, self.size), width):
             indices = range(start, min(start + width, count, self.size))
             if count >= self.size:

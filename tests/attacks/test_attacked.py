@@ -133,14 +133,13 @@ def test_codes_that_overflow(attack):
         apply(torch.full((2, 3), 0.5))
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @every_attack
-def test_on_an_accelerator(attack):
+def test_results_of_a_device_are_those_of_a_cpu(attack, device):
     encoder, x = curved(), torch.rand(4, 16, dtype=torch.float64)
-    expected = attack(encoder, eps=0.5, clip=(0, 1))(x)
-    for module in encoder.modules():
-        module.cuda()
-    result = attack(encoder, eps=0.5, clip=(0, 1))(x.cuda())
-    assert result.x.is_cuda
-    torch.testing.assert_close(result.x.cpu(), expected.x, rtol=0.0, atol=1e-6)
+    results = []
+    for where in (torch.device("cpu"), device):
+        for module in encoder.modules():
+            module.to(where)
+        results.append(attack(encoder, eps=0.5, clip=(0, 1))(x.to(where)))
+        assert results[-1].x.device == where
+    torch.testing.assert_close(results[1].x.cpu(), results[0].x.cpu(), rtol=0.0, atol=1e-6)

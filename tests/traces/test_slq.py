@@ -182,7 +182,7 @@ def test_everything_deflated_is_exact():
 def test_the_seed_decides_and_the_batch_size_does_not(monkeypatch):
     J = torch.randn(6, 60, 80, generator=generator(), dtype=torch.float64)
     whole = pb.entropy(pb.PullbackMetric(J), generator=generator(3), method="slq", probes=7)
-    monkeypatch.setattr("pullback.traces.probes.MAX_BLOCK", 3 * 80)
+    monkeypatch.setattr("pullback.traces.probes.max_block", lambda _: 3 * 80)
     g = generator(3)
     parts = [
         pb.entropy(pb.PullbackMetric(part), generator=g, method="slq", probes=7)
