@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, fx
 from torch._decomp import get_decompositions
 from torch.distributions import Distribution
-from torch.nn.functional import batch_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from .convolutions import convolution_backward
-from .double_backward import ReplacedFunctions, double_backward_settings
+from .double_backward import double_backward_settings
 from .precision import SharedContext
 
 aten = torch.ops.aten
@@ -88,7 +87,6 @@ def capture(
     with (
         double_backward_settings(),
         _UNVALIDATED_DISTRIBUTIONS,
-        ReplacedFunctions({batch_norm: _batch_norm}),
         recorder,
     ):
         x, u = x.detach().requires_grad_(), u.detach().requires_grad_()
@@ -211,26 +209,6 @@ class _Recorder(TorchDispatchMode):
             self.root.register_buffer(name, tensor)
             self._remember(self.graph.get_attr(name), tensor)
         return self.nodes[id(tensor)][0]
-
-
-def _batch_norm(
-    x: Tensor,
-    mean: Tensor | None,
-    variance: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """In eval mode, the affine map that it is, whose derivatives are simple."""
-    if training or mean is None or variance is None:
-        return batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
-    scale = (variance + eps).rsqrt()
-    scale = scale if weight is None else scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
-    shape = -1, *[1] * (x.ndim - 2)
-    return torch.addcmul(shift.view(shape), x, scale.view(shape))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import group_norm, hardsigmoid, instance_norm
+from torch.nn.functional import batch_norm, group_norm, hardsigmoid, instance_norm
 from torch.overrides import TorchFunctionMode
 
 from ..arguments import require_finite
@@ -159,6 +159,30 @@ def _group_norm(
     return torch.group_norm(input, num_groups, weight, bias, eps)
 
 
+def _batch_norm(
+    input: Tensor,  # noqa: A002
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """In eval mode, the affine map that it is, whose derivatives are simple.
+
+    PyTorch (2.13, on a CPU) computes its derivatives wrongly for one image and gradients in the
+    layout of tokens.
+    """
+    if training or running_mean is None or running_var is None:
+        return batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    scale = (running_var + eps).rsqrt()
+    scale = scale if weight is None else scale * weight
+    shift = -running_mean * scale if bias is None else bias - running_mean * scale
+    shape = -1, *[1] * (input.ndim - 2)
+    return torch.addcmul(shift.view(shape), input, scale.view(shape))
+
+
 def _instance_norm(
     input: Tensor,  # noqa: A002
     running_mean: Tensor | None = None,
@@ -207,6 +231,7 @@ def _switch_off_cudnn() -> Iterator[None]:
 _NO_CUDNN = SharedContext(_switch_off_cudnn)
 _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 _REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
+    batch_norm: _batch_norm,
     group_norm: _group_norm,
     hardsigmoid: _hardsigmoid,
     instance_norm: _instance_norm,

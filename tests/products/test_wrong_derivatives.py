@@ -23,6 +23,37 @@ def test_instance_normalisation_before_convolutions_in_channels_last(size):
         torch.testing.assert_close(both[0].sum(1), both[1].sum(1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("captured", [False, True])
+def test_batch_normalisation_before_tokens(captured, size, dtype):
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16)).to(dtype).eval()
+    head = nn.Linear(16, 5).to(dtype)
+    for statistic in net[1].buffers():
+        if statistic.is_floating_point():
+            statistic.copy_(0.5 + torch.rand(16))
+
+    def embed(x):
+        if not captured:  # values that Python looks at
+            x = x if float(x.detach().sum()) > -1e9 else -x
+        tokens = net(x).flatten(2).mT
+        return head(torch.cat([tokens[:, :1], tokens], 1).tanh()).flatten(1)
+
+    x = torch.randn(size, 3, 4, 4, dtype=dtype)
+    v = torch.randn_like(x)
+    u = torch.randn(size, 25, 1, dtype=dtype)
+    with torch.no_grad():
+        J = pb.jacobian(pb.as_map(embed), x)
+        Jv, Jtu = (J @ v.flatten(1).unsqueeze(-1)).squeeze(-1), (J.mT @ u).squeeze(-1)
+    net, head, v = net.double(), head.double(), v.double()
+    differences = (embed(x + 1e-6 * v) - embed(x - 1e-6 * v)) / 2e-6
+    rounding = {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(Jv.double(), differences, **rounding)
+    torch.testing.assert_close(
+        (Jtu.double() * v.flatten(1)).sum(1), (differences * u.squeeze(-1)).sum(1), **rounding
+    )
+
+
 class Wrong(torch.autograd.Function):
     """3x, whose derivative of the derivative is wrong for batches of four and more."""
 
