@@ -42,6 +42,9 @@ def replace_mutations(graph: fx.Graph) -> None:
     for node in _list_calls(graph):
         if not node.target._schema.is_mutable:
             continue
+        written = [a.name for a in node.target._schema.arguments if a.is_write]
+        if written != [node.target._schema.arguments[0].name]:
+            raise CaptureError(f"{node.target} writes into a tensor that it is given as out=")
         changed = node.args[0]
         name = node.target._schema.name.removeprefix("aten::")
         functional = getattr(aten, name.removesuffix("_"), None)

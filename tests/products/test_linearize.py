@@ -199,6 +199,26 @@ def test_an_operation_in_place_on_what_is_used_elsewhere_is_not_captured(caplog)
     assert "used elsewhere" in caplog.text
 
 
+def test_results_written_into_a_tensor_given_as_out(caplog):
+    net = nn.Linear(6, 4)
+    kept = torch.rand(4)
+    before = kept.clone()
+
+    def scaled(x: Tensor) -> Tensor:
+        factor = kept.clone()
+        with torch.no_grad():
+            torch.mul(factor, 2, out=factor)
+        return factor * net(x)
+
+    encoder, v = pb.as_map(scaled), torch.rand(2, 6, 1)
+    expected = (2 * before[:, None] * net.weight.detach()) @ v
+    with torch.no_grad(), caplog.at_level("INFO", logger="pullback"):
+        for _ in range(2):
+            torch.testing.assert_close(pb.jacobian(encoder, torch.rand(2, 6)) @ v, expected)
+    assert torch.equal(kept, before)
+    assert "given as out=" in caplog.text
+
+
 def test_eval_mode_batch_norm_and_activations_merge_into_one_scaling():
     net = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4)).eval()
     linearization = captured(net, torch.rand(3, 6))
