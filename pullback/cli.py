@@ -1,20 +1,17 @@
 """The commands of ``pullback`` on the shell: a data set under one's own encoder, and its scores."""
 
 import logging
-import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
 
-from . import start
+from . import start, terminal
 from .archive import compare, merge, read_manifest, verify
 from .archive.run import find_failures, scan
 from .archive.summary import DOUBTFUL, Doubts, plain_text, summary, tabulate
@@ -31,6 +28,7 @@ from .jobs import (
 from .jobs.encoders import load_decoder
 from .maps import Map, Pick
 from .options import make_parser
+from .terminal import say
 
 log = logging.getLogger("pullback")
 
@@ -46,13 +44,19 @@ def main(arguments: list[str] | None = None) -> int:
     signal n, 130 by Ctrl-C.
     """
     start.finish()
+    terminal.open_streams()
     try:
-        status = _run(_parse(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
+        try:
+            return _run(_parse(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()  # what the help has printed
     except BrokenPipeError:  # who reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        terminal.silence()
         return 0
-    return status
+    except OSError as error:
+        terminal.silence()
+        print(f"pullback: {error}: 'standard output'", file=sys.stderr)
+        return 1
 
 
 def _parse(arguments: list[str]) -> Namespace:
@@ -65,7 +69,7 @@ def _parse(arguments: list[str]) -> Namespace:
 def _run(options: Namespace) -> int:
     chosen = options[options.subcommand]
     handler = logging.StreamHandler()
-    handler.setFormatter(_Plain("%(message)s"))
+    handler.setFormatter(terminal.PlainFormatter("%(message)s"))
     level = logging.WARNING if chosen.get("quiet") else logging.INFO
     logging.basicConfig(handlers=[handler], level=level)
     commands: dict[str, Callable[[Namespace], int]]
@@ -78,11 +82,12 @@ def _run(options: Namespace) -> int:
         "compare": _compare,
     }
     try:
-        with _stopping_signals():
+        with terminal.stopping_signals():
             return commands[options.subcommand](chosen)
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
-        print("interrupted; the same command again resumes the run", file=sys.stderr)
+        way_on = "; the same command again resumes the run"
+        print("interrupted" + way_on * (options.subcommand == "score"), file=sys.stderr)
         return 128 + number
     except BrokenPipeError:
         raise
@@ -91,42 +96,6 @@ def _run(options: Namespace) -> int:
         message = " ".join(f"{what}{error}".splitlines())
         print(plain_text(f"pullback {options.subcommand}: {message}"), file=sys.stderr)
         return 1
-
-
-@contextmanager
-def _stopping_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP stop a run as Ctrl-C does, unless they are ignored, as by nohup.
-
-    Python drops an exception that a signal raises within the clean-up of an object. So an alarm
-    repeats it until it is heard.
-    """
-
-    def stop(number: int, _: FrameType | None) -> None:
-        if number != signal.SIGALRM:
-            stopped.append(number)
-        signal.setitimer(signal.ITIMER_REAL, 2.0)
-        raise KeyboardInterrupt(stopped[0])
-
-    stopped: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
-    before = {number: signal.getsignal(number) for number in numbers}
-    usual = (signal.SIG_DFL, signal.default_int_handler)
-    taken = {number: handler for number, handler in before.items() if handler in usual}
-    for number in taken:
-        signal.signal(number, stop)
-    try:
-        yield
-    except KeyboardInterrupt:  # Ray raises one of its own instead
-        raise KeyboardInterrupt(*stopped[:1]) from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in taken.items():
-            signal.signal(number, handler)
-
-
-class _Plain(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(map(plain_text, super().format(record).splitlines()))
 
 
 def _folder_options(options: Namespace) -> FolderOptions:
@@ -187,11 +156,11 @@ def _score(options: Namespace) -> int:
         raise
     failures = find_failures(options.out)
     if not options.quiet:
-        print(plain_text(_what_is_done(images.count, Path(options.out), options.shards)))
+        say(plain_text(_what_is_done(images.count, Path(options.out), options.shards)))
         doubts = Doubts()
         for table in scan(options.out, DOUBTFUL):
             doubts.add(table)
-        print("\n".join(doubts.lines()))
+        say("\n".join(doubts.lines()))
     for index, reason in list(failures.items())[:_SHOWN_FAILURES]:
         log.warning("image %s could not be scored: %s", index, reason)
     if len(failures) > _SHOWN_FAILURES:
@@ -238,19 +207,19 @@ def _names(pick: str | int | None) -> Pick | None:
 
 
 def _merge(options: Namespace) -> int:
-    print(plain_text(f"wrote {merge(Path(options.run))}"))
+    say(plain_text(f"wrote {merge(Path(options.run))}"))
     return 0
 
 
 def _verify(options: Namespace) -> int:
     found = verify(options.run)
     merged = ", and archive.h5" if found.archive else ""
-    print(f"{found.finished} of {found.all} shards are there and whole{merged}")
+    say(f"{found.finished} of {found.all} shards are there and whole{merged}")
     return 0
 
 
 def _info(options: Namespace) -> int:
-    print(summary(Path(options.run)))
+    say(summary(Path(options.run)))
     return 0
 
 
@@ -265,7 +234,7 @@ def _report(options: Namespace) -> int:
         save_figures=options.figures,
         command=options.command,
     )
-    print(plain_text(f"wrote {path}"))
+    say(plain_text(f"wrote {path}"))
     return 0
 
 
@@ -289,11 +258,11 @@ def _open_shown(
 
 def _compare(options: Namespace) -> int:
     comparison = compare(options.a, options.b)
-    print(tabulate(comparison))
+    say(tabulate(comparison))
     if options.picture is not None:
         from .report import draw_comparison
 
-        print(plain_text(f"wrote {draw_comparison(comparison, options.picture)}"))
+        say(plain_text(f"wrote {draw_comparison(comparison, options.picture)}"))
     return 0
 
 

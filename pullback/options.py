@@ -1,6 +1,8 @@
 """The options of each command."""
 
-from typing import Any
+import re
+import sys
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
@@ -14,12 +16,43 @@ from .version import __version__
 DESCRIPTION = "Robustness scores of images from the pullback metric of one's own encoder."
 
 
+# What jsonargparse says of a wrong value, and what is meant.
+_SAID = {
+    r"Expected a <class '(\w+)'>\. Got value: ": r"expected \1, got ",
+    r"Does not validate .* Subtypes: \[<class '(\w+)'>,.* Given value: ": r"expected \1, got ",
+}
+
+
+class _Parser(ArgumentParser):
+    """Says in one line what is wrong, with options as they are written on the command line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        command = getattr(ex, "subcommand_parser", self).prog.replace(" [options]", "")
+        text = " ".join(message.split()).rstrip(".")
+        absent = re.findall(r"\b([a-z]+)\.(\w+)(?=,|$)", text)
+        if absent:
+            names = ", ".join(_spell(name) for _, name in absent)
+            command, text = f"{command} {absent[0][0]}", f"{names} must be given"
+        for pattern, said in _SAID.items():
+            text = re.sub(pattern, said, text)
+        text = re.sub(r'Parser key "(\w+)"', lambda found: _spell(found[1]), text)
+        sys.stderr.write(f"{command}: {text}; see {command} --help\n")
+        sys.exit(2)
+
+
+def _spell(name: str) -> str:
+    """An option or a positional argument by the name that its value is kept under."""
+    if name in ("run", "a", "b"):
+        return name.upper()
+    return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
+
+
 def make_parser() -> ArgumentParser:
     """The parser of all commands."""
-    parser = ArgumentParser(prog="pullback", description=DESCRIPTION, version=__version__)
+    parser = _Parser(prog="pullback", description=DESCRIPTION, version=__version__)
     commands = parser.add_subcommands()
 
-    score = ArgumentParser(description="Score every image of a data set into a run folder.")
+    score = _Parser(description="Score every image of a data set into a run folder.")
     score.add_argument("--config", action="config", help="a YAML file with any of these options")
     score.add_argument(
         "--encoder",
@@ -96,7 +129,7 @@ def make_parser() -> ArgumentParser:
         ("verify", "hold every file of a run against its manifest"),
         ("info", "say what a run holds"),
     ):
-        command = ArgumentParser(description=text)
+        command = _Parser(description=text)
         command.add_argument("run", type=str, metavar="RUN", help="the run folder")
         commands.add_subcommand(name, command, help=text)
     _add_looking(commands)
@@ -173,7 +206,7 @@ def _add_workers(parser: ArgumentParser) -> None:
 
 def _add_looking(commands: Any) -> None:
     text = "write RUN/report.html, a page that opens offline"
-    report = ArgumentParser(description=text)
+    report = _Parser(description=text)
     report.add_argument("run", type=str, metavar="RUN", help="the run folder")
     report.add_argument("--data", type=str | None, help="its images, to show some: " + FORMATS)
     _add_folder_options(report)
@@ -201,7 +234,7 @@ def _add_looking(commands: Any) -> None:
     commands.add_subcommand("report", report, help=text)
 
     text = "say how far the scores of two runs differ, with 95 %% bootstrap intervals"
-    comparing = ArgumentParser(description=text)
+    comparing = _Parser(description=text)
     comparing.add_argument("a", type=str, metavar="A", help="the run that is compared with")
     comparing.add_argument("b", type=str, metavar="B", help="the other; differences are B - A")
     comparing.add_argument("--picture", type=str | None, metavar="FILE", help=".png, .svg or .pdf")

@@ -182,6 +182,7 @@ def test_a_folder_that_holds_another_run(place, capsys):
     assert names("full") == ["thesis.tex"]
     (place / "file").write_text("")
     refused(capsys, score("declared", "file"), "file is a file; give a folder")
+    refused(capsys, run("info", "file"), "file is no run of `pullback score`")
 
 
 def test_other_arguments_that_are_refused(place, capsys):

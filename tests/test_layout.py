@@ -27,6 +27,7 @@ ORDER = (
     "jobs",
     "report",
     "options",
+    "terminal",
     "cli",
     "__main__",
 )

@@ -41,7 +41,7 @@ def read_manifest(run: str | Path) -> dict[str, Any]:
     path = Path(run, "manifest.json")
     try:
         require_own_file(path)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         message = f"{run} is no run of `pullback score`: it has no manifest.json"
         raise FileNotFoundError(message) from error
     if path.stat().st_size > _MOST_BYTES:

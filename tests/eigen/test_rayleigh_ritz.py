@@ -36,7 +36,7 @@ def residual_norms(J, ritz):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("steps", [5, 8, 12])
+@pytest.mark.parametrize("steps", [5, 8, 11])
 def test_what_a_process_knows_is_true_and_takes_one_product(dtype, steps):
     J, metric, candidates = candidates_after(dtype, steps)
     ritz = rayleigh_ritz(metric, candidates, streams())
