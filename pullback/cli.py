@@ -26,6 +26,7 @@ from .jobs import (
     score_images,
 )
 from .jobs.encoders import load_decoder
+from .jobs.images import BadImageError
 from .maps import Map, Pick
 from .options import make_parser
 from .terminal import say
@@ -149,6 +150,8 @@ def _score(options: Namespace) -> int:
             )
             raise TypeError(message) from error
         raise
+    except BadImageError as error:
+        raise ValueError(f"{error}; --skip-bad notes such images as failed and goes on") from error
     except ValueError as error:
         if images.names is not None and "cannot be applied to a batch of shape" in str(error):
             message = f"{error}; --crop and --resize give images another shape"

@@ -172,7 +172,7 @@ def _add_folder_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--skip-bad",
         action="store_true",
-        help="note images that are damaged or unlike the first as failed, and go on",
+        help="note images that are damaged, unlike the first or not finite as failed, and go on",
     )
 
 

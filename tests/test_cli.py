@@ -224,6 +224,9 @@ def test_images_of_the_wrong_shape_or_content(place, capsys):
     bad[3] = np.nan
     np.save("nan.npy", bad)
     refused(capsys, score(out="nan", data="nan.npy"), "image 3 of nan.npy holds NaN or infinite")
+    bad[0] = np.inf
+    np.save("nan.npy", bad)
+    refused(capsys, score(out="new", data="nan.npy"), "image 0 of nan.npy holds NaN or infinite")
     (place / "folder").mkdir()
     refused(capsys, score(data="folder"), "no images in folder")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save("folder/a.png")

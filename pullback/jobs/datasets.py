@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from .factories import call_factory
-from .images import Images
+from .images import BadImageError, Images
 from .pixels import Framing
 
 
@@ -85,7 +85,7 @@ class _Items:
         for i in range(start, stop):
             item = self.read_one(i)
             if _describe(item) != _describe(first):
-                raise ValueError(
+                raise BadImageError(
                     f"item {i} of {name} is {_describe(item)} but item 0 is {_describe(first)}; "
                     "all images must have one shape and dtype"
                 )
@@ -102,7 +102,8 @@ class _Items:
         try:
             item = self._dataset[index]
         except Exception as error:  # it is anyone's code
-            raise ValueError(f"{what} cannot be read: {type(error).__name__}: {error}") from error
+            message = f"{what} cannot be read: {type(error).__name__}: {error}"
+            raise BadImageError(message) from error
         label = None
         if isinstance(item, Mapping):
             if "image" not in item:

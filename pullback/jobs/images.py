@@ -54,13 +54,14 @@ class Images:
         """What ``read`` gives.
 
         Raises:
-            ValueError: an image cannot be read, or holds NaN or infinite values; it is named.
+            ValueError: an image cannot be read, or holds NaN or infinite values, which is a
+                BadImageError; it is named.
         """
         images = self.read(start, stop)
         finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
         if not finite.all():
             bad = start + int(np.argmin(finite))
-            raise ValueError(f"image {bad} of {self.path} holds NaN or infinite values")
+            raise BadImageError(f"image {bad} of {self.path} holds NaN or infinite values")
         return images
 
     def read_parts(self, start: int, stop: int) -> Iterator[tuple[int, NDArray | BadImageError]]:

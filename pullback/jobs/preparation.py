@@ -119,7 +119,7 @@ def _check_first(
 def _read_first(images: Images) -> NDArray[np.floating]:
     """The first two images, or one where there is no other; none that are skipped."""
     try:
-        return images.read(0, min(2, images.count))
+        return images.read_finite(0, min(2, images.count))
     except BadImageError:
         if not images.skip_bad:
             raise

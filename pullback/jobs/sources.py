@@ -30,15 +30,16 @@ def open_images(path: str | Path, options: FolderOptions | None = None) -> Image
             paths of such images, one a line, relative to its own folder; or
             ``FILE_OR_MODULE:FACTORY``, a callable without arguments that returns a map-style data
             set. Bytes are divided by 255, floating-point values are taken as they are.
-        options: which images of a folder, and how they are cut and shrunk.
+        options: which images of a folder, and how they are cut and shrunk; and, of any data set,
+            whether those that are damaged are noted as failed.
 
     Raises:
         FileNotFoundError: there is nothing at ``path``.
         ValueError: the file is of another kind, damaged or empty, the images differ in shape, or
-            there are options and no folder.
+            there are options of folders and no folder.
     """
     options, state = options or FolderOptions(), torch.get_rng_state()
-    images = _open(path, options)
+    images = replace(_open(path, options), skip_bad=options.skip_bad)
     return replace(images, source=partial(_open_again, state, path, options))
 
 
@@ -75,7 +76,7 @@ def _names_factory(path: str) -> bool:
 def _refuse(path: str | Path, options: FolderOptions) -> None:
     """Refuse those options that are not the usual ones."""
     given = vars(options.framing) | {k: v for k, v in vars(options).items() if k != "framing"}
-    names = [name for name, value in given.items() if value not in (None, False)]
+    names = [n for n, value in given.items() if value not in (None, False) and n != "skip_bad"]
     if names:
         raise ValueError(f"{path} is no folder of images; it does not take {', '.join(names)}")
 
