@@ -232,6 +232,7 @@ def _report(options: Namespace) -> int:
     path = write_report(
         options.run,
         *_open_shown(options, read_manifest(options.run)),
+        out=options.out,
         extremes=options.extremes,
         eps=options.eps,
         save_figures=options.figures,

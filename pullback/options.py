@@ -208,6 +208,9 @@ def _add_looking(commands: Any) -> None:
     text = "write RUN/report.html, a page that opens offline"
     report = _Parser(description=text)
     report.add_argument("run", type=str, metavar="RUN", help="the run folder")
+    report.add_argument(
+        "--out", type=str | None, metavar="FOLDER", help="where it is written; RUN by default"
+    )
     report.add_argument("--data", type=str | None, help="its images, to show some: " + FORMATS)
     _add_folder_options(report)
     report.add_argument("--extremes", type=int, default=6, help="images to show at each end")
@@ -229,7 +232,7 @@ def _add_looking(commands: Any) -> None:
         "--eps", type=float | None, help="norm of the step; sqrt(N)/20 by default, of N values"
     )
     report.add_argument(
-        "--figures", action="store_true", help="write the pictures into RUN/figures as well"
+        "--figures", action="store_true", help="write the pictures into a folder figures as well"
     )
     commands.add_subcommand("report", report, help=text)
 

@@ -33,12 +33,13 @@ def write_report(
     encoder: Encoder | None = None,
     decoder: Encoder | None = None,
     *,
+    out: str | Path | None = None,
     extremes: int = 6,
     eps: float | None = None,
     save_figures: bool = False,
     command: str | None = None,
 ) -> Path:
-    """Write ``report.html`` into the folder of a run, and return its path.
+    """Write ``report.html`` of a run, and return its path.
 
     The page needs no network, no other file and, but for sorting and searching, no JavaScript. It
     shows what is scored so far; the most and the least robust images, with what is given of the
@@ -50,6 +51,7 @@ def write_report(
         encoder: the encoder of the run, to show images after a step along their first direction.
         decoder: likewise, or a callable returning a tensor: what it makes of the codes before and
             after the step is shown as well.
+        out: the folder for it, made if absent; that of the run by default.
         extremes: how many of the most and of the least robust images are shown.
         eps: norm of the step; by default √N/20 for N values in an image. Images within [0, 1] are
             clipped to it.
@@ -63,6 +65,7 @@ def write_report(
             others, or one of them is missing or cannot be used.
     """
     run = Path(run)
+    folder = run if out is None else Path(out)
     require_integer("extremes", extremes, 0)
     contents = Contents.of(run)
     gallery = Gallery.of(run, contents.manifest, images, encoder, decoder, eps)
@@ -74,9 +77,10 @@ def write_report(
     shown = [order[:extremes], order[len(order) - extremes :][::-1]]
     texts = _read_texts(run, contents, np.concatenate([rows, *shown]))
     cards = [_make_cards(gallery, [_row(contents, p, texts) for p in some]) for some in shown]
+    folder.mkdir(parents=True, exist_ok=True)
     if save_figures:
-        figures.save_all(drawn, run / "figures")
-        _save_cards([*cards[0], *cards[1]], run / "figures")
+        figures.save_all(drawn, folder / "figures")
+        _save_cards([*cards[0], *cards[1]], folder / "figures")
     page = _template().render(
         contents=contents,
         manifest=contents.manifest,
@@ -95,7 +99,7 @@ def write_report(
         # The page runs this script and no other, whatever else might get into it.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    path = run / "report.html"
+    path = folder / "report.html"
     write_text(path, page)
     return path
 

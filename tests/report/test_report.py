@@ -19,7 +19,7 @@ from pullback.archive.shards import list_shards
 from pullback.archive.writing import write
 from pullback.report import page, write_report
 from tests.archive.test_run import columns, make_manifest, make_run
-from tests.shell import refused, run
+from tests.shell import names, refused, run
 
 CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
 HOSTILE = [
@@ -122,6 +122,14 @@ def test_the_table_holds_what_the_archive_holds(tmp_path):
         assert float(value) == pytest.approx(table["spectral_radius"][i], rel=1e-3)
         assert float(error) == pytest.approx(table["residual_norm"][i, 0], rel=0.05)
     assert "7 of 7 images have all eigenpairs converged" in found.text
+
+
+def test_a_run_on_a_disk_to_read_from_is_shown_elsewhere(tmp_path):
+    make_run(tmp_path / "run", count=7)
+    before = names(tmp_path / "run")
+    assert run("report", tmp_path / "run", "--out", tmp_path / "new" / "page", "--figures") == 0
+    assert names(tmp_path / "run") == before
+    assert names(tmp_path / "new" / "page") == ["figures", "report.html"]
 
 
 def test_an_unfinished_run_shows_what_there_is(tmp_path):
