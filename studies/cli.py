@@ -16,7 +16,9 @@ from .paper.distance import distance
 from .paper.gallery import gallery
 from .paper.mixup import mixup
 from .paper.optimality import optimality
+from .paper.passes import passes
 from .paper.report import report
+from .paper.seeds import seeds
 from .paper.vaes import Vaes
 from .sweep import sweep
 from .train import train
@@ -28,8 +30,10 @@ FIGURES: dict[Callable[..., None], str] = {
     distance: "Figure 3: latent distance against δ",
     beta: "Figure 5: scores and attacks against β",
     mixup: "Figures 6 and 7: training with latent mixup",
+    seeds: "Figure 6 with several trainings of each β, with mixup and without",
     combined: "Figure 10: scores and attacks with the metric of Eq. 11",
     optimality: "Theorem 3.2: the top eigenvector beside other attacks",
+    passes: "Theorem 3.2: what the displacement of a small step costs",
 }
 OTHERS: dict[Callable[..., None], str] = {
     audit: "whether what solvers call converged is so, on random problems",

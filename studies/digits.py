@@ -15,9 +15,10 @@ from pullback import archive, cli
 from pullback.archive.manifest import refuse_foreign_folder
 from pullback.jobs import Settings, from_array, score_images
 
-from .pictures import DELTAS, Pictures, attacked
+from .pictures import DELTAS, Pictures, attacked, save_figure
+from .train import DIGITS
 
-HIDDEN, LATENT, EPOCHS = (128, 128, 64, 32), 8, 200
+EPOCHS = 200
 SHOWN = 10
 
 
@@ -31,9 +32,7 @@ def digits(out: str, beta: float = 0.5, seed: int = 0) -> None:
     """
     run, split = Path(out), datasets.load("digits")
     refuse_foreign_folder(run)
-    vae = training.train(
-        split.train, beta=beta, epochs=EPOCHS, seed=seed, hidden=HIDDEN, latent=LATENT
-    )
+    vae = training.train(split.train, beta=beta, epochs=EPOCHS, seed=seed, **DIGITS)
     images = from_array(Path("digits"), split.test.numpy(), split.test_labels.numpy())
     score_images(
         pb.as_map(vae.encode, returns="mean_logvar"),
@@ -53,8 +52,7 @@ def draw(vae: VAE, images: Tensor, scores: dict[str, NDArray], path: Path) -> Pa
     """Originals, corruptions along the top eigenvector and reconstructions; histograms."""
     figure = plt.figure(figsize=(10, 8.4), layout="constrained")
     panels = np.asarray(figure.subfigures(2, 1, height_ratios=(6, 2.6)))
-    title = "x + δλη along the top eigenvector η of the pullback metric, clipped to [0, 1]"
-    _gallery(vae, images, scores).draw(panels[0], title)
+    _gallery(vae, images, scores).draw(panels[0])
     axes = panels[1].subplots(1, 2)
     for axis, name, label in (
         (axes[0], "spectral_radius", "spectral radius ρ"),
@@ -62,9 +60,7 @@ def draw(vae: VAE, images: Tensor, scores: dict[str, NDArray], path: Path) -> Pa
     ):
         axis.hist(scores[name], bins=30, color="0.4")
         axis.set(xlabel=label, ylabel="held-out images")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    return path
+    return save_figure(figure, path)
 
 
 def _gallery(vae: VAE, images: Tensor, scores: dict[str, NDArray]) -> Pictures:
@@ -77,4 +73,5 @@ def _gallery(vae: VAE, images: Tensor, scores: dict[str, NDArray]) -> Pictures:
     inward = (step.unflatten(1, x.shape[1:]) * (0.5 - x)).flatten(1).sum(1).sign()
     step = (inward[:, None] * step).unflatten(1, x.shape[1:])
     steps = [delta * step for delta in DELTAS]
-    return attacked(vae, x, [(one, (x + one).clamp(0, 1)) for one in steps])
+    title = "x + δλη along the top eigenvector η of the pullback metric, clipped to [0, 1]"
+    return attacked(vae, x, [(one, (x + one).clamp(0, 1)) for one in steps], title)

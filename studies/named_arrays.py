@@ -71,6 +71,8 @@ def _write_one(file: h5py.File, name: str, variable: Variable, array: Any) -> No
 def read(path: Path, layout: Layout) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arrays of a file and its configuration; text comes as tuples of strings.
 
+    A file of an earlier version may lack some of them.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged.
@@ -78,7 +80,7 @@ def read(path: Path, layout: Layout) -> tuple[dict[str, Any], dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"there is no {path} to read")
     with open_to_read(path) as file:
-        arrays: dict[str, Any] = {name: file[name][...] for name in layout}
+        arrays: dict[str, Any] = {name: file[name][...] for name in layout if name in file}
         configuration = json.loads(file.attrs["configuration"])
     for name, array in arrays.items():
         if array.dtype == object:

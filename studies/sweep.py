@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .paper.vaes import name
+from .paper.vaes import Subject
 from .train import train
 
 QUICK_COUNT, QUICK_EPOCHS = 3, 2
@@ -41,7 +41,7 @@ def sweep(
     passes = min(epochs, QUICK_EPOCHS) if quick else epochs
     failed = []
     for beta in values:
-        path = folder / f"{name(beta)}.safetensors"
+        path = folder / f"{Subject(beta).name}.safetensors"
         try:
             train(str(path), beta=beta, epochs=passes, **options)
         # Of one β; what else can go wrong concerns all of them.

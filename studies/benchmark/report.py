@@ -7,20 +7,22 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import NullLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
+from ..pictures import save_figure
 from .comparison import EXACT, Row
 from .scaling import BATCH, TOLERANCE, Memory, Parts, Point
 from .stopping import Stopping
 from .targets import Target
 
 OURS, OTHERS = "tab:red", "0.35"
-# Where a marker's label may go, in points from it.
-OFFSETS = [(7, 0), (-7, 0), (0, 9), (0, -9)] + [
-    (x, y) for y in (9, -9, 17, -17, 25, -25, 33, -33, 41, -41) for x in (7, -7)
+# Where a marker's number may go, in points from it.
+OFFSETS = [(7, 6), (-7, 6), (7, -6), (-7, -6), (9, 0), (-9, 0), (0, 10), (0, -10)] + [
+    (x, y) for y in (16, -16, 24, -24) for x in (0, 8, -8)
 ]
 ERRORS = (
     ("values", "relative error of the five\nleading eigenvalues"),
@@ -165,8 +167,9 @@ def _points(points: Sequence[Point]) -> str:
 
 
 def draw_accuracy(rows: Sequence[Row], path: Path) -> None:
-    """Error against cost, one labelled marker for each method."""
-    figure, panels = plt.subplots(3, 1, figsize=(9, 13), sharex=True, layout="constrained")
+    """Error against cost, one numbered marker for each method, the cheapest being 1."""
+    figure, panels = plt.subplots(3, 1, figsize=(10, 12), sharex=True, layout="constrained")
+    rows = sorted(rows, key=lambda row: row.mean or math.inf)
     shown = {name: [row for row in rows if row.mean and getattr(row, name)] for name, _ in ERRORS}
     for axis, (name, label) in zip(panels, ERRORS, strict=True):
         axis.set(xscale="log", yscale="log", ylabel=label)
@@ -178,13 +181,28 @@ def draw_accuracy(rows: Sequence[Row], path: Path) -> None:
         xlim=(min(costs) / 2, max(costs) * 4),
         xlabel=f"cost of a batch of {BATCH}, with its share of the set-up [forward-equivalents]",
     )
-    figure.suptitle("Cost and accuracy: ours in red, the best trade-offs joined")
+    figure.suptitle(
+        "What each method costs, and how far it is from float64: ours in red, the best trade-offs "
+        "joined"
+    )
+    named = [row for row in rows if any(row in some for some in shown.values())]
+    figure.legend(
+        [_marker(row) for row in named],
+        [f"{i}  {row.name}" for i, row in enumerate(named, 1)],
+        loc="outside right center",
+        frameon=False,
+        fontsize="small",
+    )
     figure.canvas.draw()
-    figure.set_layout_engine("none")  # names must stay where they were found to fit
+    figure.set_layout_engine("none")  # numbers must stay where they were found to fit
     for axis, (name, _) in zip(panels, ERRORS, strict=True):
-        _label(axis, shown[name], name)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+        _label(axis, [(named.index(row) + 1, row) for row in shown[name]], name)
+    save_figure(figure, path)
+
+
+def _marker(row: Row) -> Line2D:
+    color, marker = (OURS, "o") if row.ours else (OTHERS, "s")
+    return Line2D([], [], color=color, marker=marker, linestyle="none")
 
 
 def _scatter(axis: Axes, rows: Sequence[Row], name: str) -> None:
@@ -199,25 +217,25 @@ def _scatter(axis: Axes, rows: Sequence[Row], name: str) -> None:
     axis.set_ylim(min(errors) / 8, max(errors) * 8)
 
 
-def _label(axis: Axes, rows: Sequence[Row], name: str) -> None:
-    """Write each method beside its marker, where that covers no other name and no marker."""
-    points = [(row.mean or 0.0, getattr(row, name)) for row in rows]
+def _label(axis: Axes, rows: Sequence[tuple[int, Row]], name: str) -> None:
+    """Number each marker, where that covers no other number and no marker."""
+    points = [(row.mean or 0.0, getattr(row, name)) for _, row in rows]
     places = axis.transData.transform(points)
     taken = [Bbox.from_extents(*(place - 5), *(place + 5)) for place in places]
-    for row, point in zip(rows, points, strict=True):
+    for (number, row), point in zip(rows, points, strict=True):
         for x, y in OFFSETS:
             text = axis.annotate(
-                row.name,
+                f"{number}",
                 point,
                 (x, y),
                 textcoords="offset points",
-                ha="left" if x > 0 else "right" if x < 0 else "center",
+                ha="center",
                 va="center",
                 fontsize=8,
                 color=OURS if row.ours else OTHERS,
                 path_effects=[withStroke(linewidth=2.5, foreground="white")],
                 zorder=4,
-                arrowprops={"arrowstyle": "-", "color": "0.6", "lw": 0.5} if abs(y) > 9 else None,
+                arrowprops={"arrowstyle": "-", "color": "0.6", "lw": 0.5} if abs(y) > 10 else None,
             )
             text.update_positions(axis.figure.canvas.get_renderer())  # type: ignore[attr-defined]
             box = Text.get_window_extent(text)
@@ -258,5 +276,5 @@ def draw_scaling(points: Sequence[Point], path: Path) -> None:
     for axis in panels[:, 0]:
         axis.set_ylabel("complete score [forward-equivalents]")
     panels[0, 0].legend(frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure.suptitle("What a complete score costs, measured and as the cost model predicts it")
+    save_figure(figure, path)

@@ -1,17 +1,23 @@
 """All archives of a data set, which is what the report is made from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import displacements, mixup, records
+from models.recipe import MIXUP_FORMS
+
+from . import displacements, mixup, passes, records, seeds
 from .displacements import Displacements
 from .mixup import Match
+from .passes import Costs
 from .records import Record
+from .seeds import Trainings
 
 NAMES = ("beta", "distance", "mixup", "combined")
-OPTIMALITY = "optimality"
+OPTIMALITY, PASSES = "optimality", "passes"
+SEEDS = {form: seeds.file_stem(form) for form in MIXUP_FORMS}
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,8 @@ class Archives:
         folder: where they are; its name is what the report calls the data set.
         beta, distance, mixup, combined: records by the names of the studies.
         optimality: what that study measured, and with which configuration.
+        passes: what that study measured.
+        trainings: several of the same β, by the form of the mixup penalty.
     """
 
     folder: Path
@@ -30,6 +38,16 @@ class Archives:
     mixup: Record | None = None
     combined: Record | None = None
     optimality: tuple[Displacements, dict[str, Any]] | None = None
+    passes: Costs | None = None
+    trainings: Mapping[str, Trainings] = field(default_factory=dict)
+
+    @property
+    def variance(self) -> float | None:
+        """Of a pixel over the images, mean over pixels; None if no archive holds it."""
+        records = (self.mixup, self.beta, self.distance, self.combined)
+        known = [one.pixel_variance for one in records if one is not None]
+        known += [float(one.pixel_variance.mean()) for one in self.trainings.values()]
+        return next((value for value in known if value is not None), None)
 
     @cached_property
     def same_beta(self) -> list[Match]:
@@ -52,16 +70,19 @@ def find(root: Path) -> list[Archives]:
     folders = sorted({path.parent for path in root.glob("*/*.h5")})
     found = [archives for archives in map(_open, folders) if any(list(vars(archives).values())[1:])]
     if not found:
-        wanted = ", ".join(f"{name}.h5" for name in (*NAMES, OPTIMALITY))
+        wanted = ", ".join(f"{name}.h5" for name in (*NAMES, OPTIMALITY, PASSES, *SEEDS.values()))
         raise FileNotFoundError(f"no folder in {root} holds an archive ({wanted})")
     return found
 
 
 def _open(folder: Path) -> Archives:
     paths = {name: folder / f"{name}.h5" for name in NAMES}
-    one = folder / f"{OPTIMALITY}.h5"
+    one, costs = folder / f"{OPTIMALITY}.h5", folder / f"{PASSES}.h5"
+    several = {form: folder / f"{stem}.h5" for form, stem in SEEDS.items()}
     return Archives(
         folder,
         **{name: records.read(path) for name, path in paths.items() if path.exists()},
         optimality=displacements.read(one) if one.exists() else None,
+        passes=passes.read(costs) if costs.exists() else None,
+        trainings={form: seeds.read(path) for form, path in several.items() if path.exists()},
     )

@@ -7,7 +7,7 @@ from ..sweep import betas
 from . import drawing, records
 from .measurement import effort
 from .tables import scores_table
-from .vaes import Vaes
+from .vaes import Subject, Vaes
 
 LOWEST, HIGHEST, QUICK_COUNT = 0.01, 10.0, 4
 
@@ -16,6 +16,7 @@ def beta(
     out: str,
     count: int = 50,
     images: int = 3072,
+    seeds: int = 1,
     quick: bool = False,
     redraw: bool = False,
     **options: Any,
@@ -29,20 +30,27 @@ def beta(
         out: folder for beta.h5, beta.png, the checkpoints and what is measured of each.
         count: how many β, evenly spaced on a logarithmic scale.
         images: how many held-out images are measured.
+        seeds: how many trainings of each β, with the seeds from the study's own on.
         quick: at most four β, fewer images and steps.
         redraw: draw what the folder holds, whatever it was measured with.
         options: see :class:`Vaes`.
     """
     path = Path(out, "beta.h5")
     vaes = Vaes(out, **options)
-    record = records.read(path) if redraw else plain(vaes, count, images, quick=quick)
+    record = records.read(path) if redraw else plain(vaes, count, images, seeds, quick=quick)
     print(scores_table(record))
-    print(f"\nfigure     {drawing.page(record, path.with_suffix('.png'), drawing.caption(record))}")
+    print(f"\nfigure     {draw(record, path.with_suffix('.png'), record.pixel_variance)}")
 
 
-def plain(vaes: Vaes, count: int, images: int, *, quick: bool) -> records.Record:
+def draw(record: records.Record, path: Path, variance: float | None) -> Path:
+    """Figure 5; ``variance`` as for :func:`drawing.page`."""
+    title = f"Scores and errors after attacks as β grows\n{drawing.caption(record)}"
+    return drawing.page(record, path, title, variance)
+
+
+def plain(vaes: Vaes, count: int, images: int, seeds: int, *, quick: bool) -> records.Record:
     """The archive beta.h5 of VAEs without mixup."""
-    subjects = [(value, 0.0) for value in spaced(count, quick=quick)]
+    subjects = vaes.repeated([Subject(value) for value in spaced(count, quick=quick)], seeds)
     return records.collect(vaes.out / "beta.h5", vaes, subjects, effort(images, quick=quick))
 
 

@@ -12,7 +12,7 @@ from .beta import plain, spaced
 from .measurement import effort
 from .records import Record
 from .tables import scores_table
-from .vaes import Vaes
+from .vaes import Subject, Vaes
 
 
 def combined(
@@ -20,6 +20,7 @@ def combined(
     count: int = 50,
     images: int = 1024,
     flat_images: int = 3072,
+    seeds: int = 1,
     quick: bool = False,
     redraw: bool = False,
     **options: Any,
@@ -33,6 +34,7 @@ def combined(
         count: how many β, evenly spaced on a logarithmic scale.
         images: how many held-out images are measured with the combined metric.
         flat_images: how many with the metric of Eq. 4, as ``images`` of ``beta``.
+        seeds: how many trainings of each β, as ``seeds`` of ``beta``.
         quick: at most four β, fewer images and steps.
         redraw: draw what the folder holds, whatever it was measured with.
         options: see :class:`Vaes`.
@@ -41,13 +43,22 @@ def combined(
     if redraw:
         flat, record = records.read(path.with_name("beta.h5")), records.read(path)
     else:
-        flat = plain(vaes, count, flat_images, quick=quick)
-        subjects = [(value, 0.0) for value in spaced(count, quick=quick)]
+        flat = plain(vaes, count, flat_images, seeds, quick=quick)
+        subjects = vaes.repeated([Subject(value) for value in spaced(count, quick=quick)], seeds)
         extent = effort(images, quick=quick)
         record = records.collect(path, vaes, subjects, extent, combined=True)
     print(scores_table(record))
-    print(f"\nfigure     {drawing.page(record, path.with_suffix('.png'), drawing.caption(record))}")
+    print(f"\nfigure     {draw(record, path.with_suffix('.png'), record.pixel_variance)}")
     print(f"figure     {draw_ratio(record, flat, path.with_name('combined_ratio.png'))}")
+
+
+def draw(record: Record, path: Path, variance: float | None) -> Path:
+    """Figure 10; ``variance`` as for :func:`drawing.page`."""
+    title = (
+        "Scores and errors after attacks as β grows, with the decoder's metric in the code "
+        f"(Eq. 11)\n{drawing.caption(record)}"
+    )
+    return drawing.page(record, path, title, variance)
 
 
 def radii(record: Record, flat: Record) -> tuple[NDArray, NDArray]:
@@ -64,11 +75,18 @@ def radii(record: Record, flat: Record) -> tuple[NDArray, NDArray]:
 
 def draw_ratio(record: Record, flat: Record, path: Path) -> Path:
     """Quantiles over images of the ratio, against β."""
+    record, flat = record.of_one_seed(), flat.of_one_seed()
     quantiles = np.quantile(np.divide(*radii(record, flat)), (0.05, 0.25, 0.5, 0.75, 0.95), axis=1)
-    figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
-    for low, high, shade in ((0, 4, "0.9"), (1, 3, "0.75")):
-        axis.fill_between(record["beta"], quantiles[low], quantiles[high], color=shade)
-    axis.plot(record["beta"], quantiles[2], color="black")
-    axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
-    axis.set(xscale="log", yscale="log", xlabel="β", ylabel="ρ of Eq. 11 / ρ of Eq. 4")
-    return drawing.save(figure, path, f"{drawing.caption(record)}\nmedian, 50 % and 90 % of images")
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for low, high, shade, label in ((0, 4, "0.9", "90 % of images"), (1, 3, "0.75", "50 %")):
+        edges = (quantiles[low], quantiles[high])
+        axis.fill_between(record["beta"], *edges, color=shade, linewidth=0, label=label)
+    axis.plot(record["beta"], quantiles[2], color="black", label="median")
+    axis.axhline(1, color="tab:red", linewidth=1, linestyle=":", label="no difference")
+    axis.set(xscale="log", yscale="log", xlabel="β")
+    axis.set_ylabel("ρ of Eq. 11 / ρ of Eq. 4 [output²/latent²]")
+    for side in (axis.xaxis, axis.yaxis):
+        drawing.plain_ticks(side)
+    axis.legend(frameon=False)
+    title = f"What the decoder's metric does to ρ, image by image\n{drawing.caption(record)}"
+    return drawing.save(figure, path, title)

@@ -6,89 +6,153 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import NDArray
 
+from ..pictures import save_figure
+from . import gp
 from .records import Record
+from .verdicts import collapsed
 
 RADIUS, ENTROPY = "spectral_radius", "entropy"
-LABELS = {RADIUS: "spectral radius ρ", ENTROPY: "entropy S of λ/Σλ [nat]"}
-STEP_LABELS = {1: "δ, for a step δλη", 0: "norm δ of the step δη"}
-_COLOURS = plt.get_cmap("viridis")
+STEP_LABELS = {1: "δ of the step δλη, whose norm is δλ", 0: "norm ‖η‖ of the step [input]"}
+_ROWS = {
+    1: "Steps δλη as the paper prints them",
+    0: "Steps of the same norm ‖η‖ for every VAE",
+}
+SIGN = "of both signs the one that moves the code further, clipped to [0, 1]"
+WITHOUT, WITH = "tab:blue", "tab:red"
+_BINS, _QUANTILES = 90, (0.05, 0.5, 0.95)
+_COLOURS = plt.get_cmap("plasma")
+Colour = str | tuple[float, float, float, float]
 
 
-def page(record: Record, path: Path, title: str) -> Path:
+def page(record: Record, path: Path, title: str, variance: float | None = None) -> Path:
     """The paper's Figure 5: histograms and trends of ρ and S, errors along five directions.
 
     Four of the VAEs stand for all in the histograms and the errors. The last row has steps of the
     same norm for every VAE.
+
+    Args:
+        record: the archive.
+        path: the picture, as PNG; a PDF comes beside it.
+        title: a sentence.
+        variance: of the pixels, by which collapsed codes are told; None if it is not known.
     """
-    chosen = np.unique(np.linspace(0, len(record["beta"]) - 1, 4).round().astype(int))
-    few = record.select(chosen)
+    one = record.of_one_seed()
+    chosen = np.unique(np.linspace(0, len(one["beta"]) - 1, 4).round().astype(int))
+    few = one.select(chosen)
     labels = [f"β = {beta:.3g}" for beta in few["beta"]]
-    figure = plt.figure(figsize=(13, 9), layout="constrained")
+    hues = [shade(i, len(labels)) for i in range(len(labels))]
+    figure = plt.figure(figsize=(14, 10), layout="constrained")
     top, *below = np.asarray(figure.subfigures(3, 1))
     axes = top.subplots(1, 4)
-    histograms(axes[:2], few, labels)
+    histograms(axes[:2], few, labels, hues)
+    axes[0].legend(frameon=False, loc="upper left", ncols=2, fontsize="small")
     for axis, key in zip(axes[2:], (RADIUS, ENTROPY), strict=True):
-        _trend(axis, record, key)
+        trend(axis, record, key, variance)
+    axes[2].legend(frameon=False, fontsize="small", loc="lower left")
     for part, power in zip(below, (1, 0), strict=True):
-        curves(part.subplots(1, 5, sharey=True), few, "attack_error", power, labels)
-    axes[0].legend(frameon=False)
+        error_curves(part, few, power, labels, hues)
     return save(figure, path, title)
 
 
-def histograms(axes: Sequence[Axes], record: Record, labels: Sequence[str]) -> None:
-    """ρ, on a logarithmic scale, and S, of each VAE."""
+def histograms(
+    axes: Sequence[Axes], record: Record, labels: Sequence[str], hues: Sequence[Colour]
+) -> None:
+    """ρ, on a logarithmic scale, and S, of each VAE; all images are in them."""
     for axis, key in zip(axes, (RADIUS, ENTROPY), strict=True):
         values = record[key]
-        if key == RADIUS:
+        positive = values[values > 0]
+        if key == RADIUS and len(positive):
             axis.set_xscale("log")
-            bins = np.geomspace(max(values.min(), 1e-6 * values.max()), values.max(), 60)
+            low, high = positive.min(), positive.max()
+            bins = np.geomspace(low, max(high, low * (1 + 1e-6)), _BINS)
+            # Zeros have no place on such an axis: they are in the first bin, and counted aloud.
+            zeros = int((values <= 0).sum())
+            values = np.maximum(values, low)
+            if zeros:
+                axis.set_title(f"{zeros} zeros in the first bin", fontsize="small")
         else:
-            bins = np.linspace(values.min(), values.max(), 60)
-        for i, label in enumerate(labels):
-            axis.hist(values[i], bins.tolist(), alpha=0.6, color=colour(i, labels), label=label)
-        axis.set(xlabel=LABELS[key], ylabel="images")
+            bins = np.linspace(values.min(), max(values.max(), values.min() + 1e-12), _BINS)
+        for row, label, hue in zip(values, labels, hues, strict=True):
+            axis.hist(row.astype(float), bins.tolist(), alpha=0.55, color=hue, label=label)
+        axis.set(xlabel=label_of(record, key), ylabel=f"images, of {values.shape[1]}")
+        axis.set_ylim(top=1.4 * axis.get_ylim()[1])  # room for a legend
 
 
-def _trend(axis: Axes, record: Record, key: str) -> None:
-    """Mean over the images, with their standard deviation, against β."""
-    beta, mean, std = record["beta"], record[key].mean(1), record[key].std(1)
-    axis.plot(beta, mean, color="black")
-    axis.fill_between(beta, mean - std, mean + std, color="0.85", linewidth=0)
-    axis.set(xscale="log", xlabel="β", ylabel=f"{LABELS[key]}, mean ± std")
-    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+def trend(axis: Axes, record: Record, key: str, variance: float | None) -> None:
+    """Means over images against β, with the curve that trainings share and its scatter."""
+    beta, values = record["beta"], record[key].astype(float)
+    mean = values.mean(1)
+    low, middle, high = np.quantile(values, _QUANTILES, axis=1)
+    order = np.argsort(beta, kind="stable")
+    axis.fill_between(
+        beta[order], low[order], high[order], color="0.88", linewidth=0, label="90 % of images"
+    )
+    axis.plot(beta[order], middle[order], color="0.55", linewidth=0.8, label="median image")
+    gone = collapsed(record["reconstruction_error"].mean(1, dtype=float), variance)
+    axis.plot(beta[~gone], mean[~gone], "k.", markersize=4, label="mean, one training")
+    if gone.any():
+        axis.plot(beta[gone], mean[gone], "kx", markersize=5, label="code collapsed")
+    if len(np.unique(beta[~gone])) >= gp.FEWEST and (mean[~gone] > 0).all():
+        curve = gp.fit(beta[~gone], mean[~gone], logarithmic=key == RADIUS)
+        axis.plot(curve.beta, curve.middle, color="tab:red", linewidth=1.2)
+        axis.fill_between(
+            curve.beta, *curve.band(), color="tab:red", alpha=0.25, linewidth=0,
+            label="95 % of trainings",
+        )  # fmt: skip
+    axis.set(xscale="log", xlabel="β", ylabel=label_of(record, key))
+    if key == RADIUS:
+        axis.set_yscale("log")
+    plain_ticks(axis.xaxis)
 
 
-def curves(
-    axes: Sequence[Axes], record: Record, key: str, power: float, labels: Sequence[str]
+def error_curves(
+    figure: SubFigure, record: Record, power: int, labels: Sequence[str], hues: Sequence[Colour]
 ) -> None:
-    """A mean over images against the step size, one panel for each of the leading directions."""
+    """Mean errors after steps against their size, one panel for each of the leading directions."""
     steps = record.steps(power)
     delta = record["delta"][steps]
+    mean: NDArray = record["attack_error_mean"][..., steps]
+    axes = np.asarray(figure.subplots(1, mean.shape[1], sharey=True, squeeze=False))[0]
     for rank, axis in enumerate(axes):
-        for i, label in enumerate(labels):
-            mean: NDArray = record[f"{key}_mean"][i, rank, steps]
-            axis.plot(delta, mean, color=colour(i, labels), label=label)
-        axis.set(xscale="log", xlabel=STEP_LABELS[int(power)], title=f"along direction {rank + 1}")
-        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        for i, (label, hue) in enumerate(zip(labels, hues, strict=True)):
+            axis.plot(delta, mean[i, rank], color=hue, label=label)
+        axis.set(xscale="log", title=f"eigenvector {rank + 1}")
+        axis.title.set_fontsize("small")
+        plain_ticks(axis.xaxis)
         axis.grid(color="0.93")
-    axes[0].set_ylabel("MSE(x, reconstruction of $x_c$)")
+    axes[0].set_ylabel("MSE(x, g(μ($x_c$))) [input²]")
+    axes[len(axes) // 2].set_xlabel(STEP_LABELS[power])
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.suptitle(f"{_ROWS[power]}, {SIGN}", fontsize="medium")
 
 
-def colour(i: int, labels: Sequence[str]) -> tuple[float, float, float, float]:
-    """One for each label, dark to light."""
-    return _COLOURS(0.9 * i / max(1, len(labels) - 1))
+def label_of(record: Record, key: str) -> str:
+    """A score with its unit, for an axis."""
+    if key == ENTROPY:
+        return "entropy S of λ/Σλ [nat]"
+    unit = "output" if record.configuration["metric"] == "combined" else "latent"
+    return f"spectral radius ρ [{unit}²/input²]"
+
+
+def shade(i: int, count: int) -> Colour:
+    """One of several colours, dark to light; none so light that it is lost on white."""
+    return _COLOURS(0.75 * i / max(1, count - 1))
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Numbers on a logarithmic axis as one writes them."""
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def save(figure: Figure, path: Path, title: str) -> Path:
-    """Write and close a figure."""
+    """Title, write and close a figure, as PNG and beside it as PDF."""
     figure.suptitle(title)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    return save_figure(figure, path)
 
 
 def caption(record: Record) -> str:

@@ -5,22 +5,23 @@ from typing import Any
 
 import torch
 
-import pullback as pb
 from models.vae import VAE
 from pullback.arguments import require_integer
 from pullback.attacks import EigenAttack
 
 from .. import named_arrays, pictures
 from ..pictures import DELTAS, Pictures, attacked
-from .vaes import Vaes, name
+from .vaes import Subject, Vaes, decoder_of, encoder_of
 
 QUICK_SHOWN = 4
+PAPERS_BETA, DIGITS_BETA = 1.0, 0.2
 
 
 def gallery(
     out: str,
-    beta: float = 1.0,
+    beta: float | None = None,
     mixup: float = 0.0,
+    mixup_form: str = "text",
     combined: bool = False,
     shown: int = 10,
     quick: bool = False,
@@ -33,8 +34,10 @@ def gallery(
 
     Args:
         out: folder for gallery-….h5, gallery-….png and the checkpoint.
-        beta: weight of the Kullback-Leibler divergence.
+        beta: weight of the Kullback-Leibler divergence; 1 as in the paper if absent, and 0.2 for
+            digits, whose code has collapsed at 1.
         mixup: weight of the mixup penalty.
+        mixup_form: text, as the paper's text has the penalty, or code, as the authors' code has it.
         combined: take the metric of Eq. 11, as in Figures 8 and 9, for that of Eq. 4.
         shown: how many held-out images.
         quick: at most four of them.
@@ -44,25 +47,33 @@ def gallery(
     require_integer("shown", shown, 1)
     shown = min(shown, QUICK_SHOWN) if quick else shown
     vaes = Vaes(out, **options)
-    stem = f"gallery{'-combined' * combined}-{name(beta, mixup)}"
+    if beta is None:
+        beta = DIGITS_BETA if vaes.dataset == "digits" else PAPERS_BETA
+    subject = Subject(beta, mixup, mixup_form)
+    stem = f"gallery{'-combined' * combined}-{subject.name}"
     path = Path(out, f"{stem}.h5")
-    facts = {"beta": beta, "mixup": mixup, "combined": combined, "shown": shown}
-    configuration = {**vaes.configuration, **facts}
+    facts: dict[str, Any] = {"beta": beta, "mixup": mixup, "combined": combined, "shown": shown}
+    facts |= {"mixup_form": mixup_form} if mixup_form != "text" else {}
+    title = f"What two steps along the top eigenvector do: {vaes.dataset}, β = {beta:g}"
+    title += f", mixup of weight {mixup:g}" if mixup else ""
+    title += f"\nx + δλη, η of {'Eq. 11' if combined else 'Eq. 4'}, clipped to [0, 1]"
+    configuration = {**vaes.configuration, **facts, "title": title}
     if not redraw and not named_arrays.holds(path, configuration):
-        made = make(vaes.get(beta, mixup), vaes.held_out(shown), combined=combined, seed=vaes.seed)
+        x = vaes.held_out(shown)
+        made = make(vaes.get(subject), x, title, combined=combined, seed=vaes.seed)
         pictures.write(path, made, configuration)
-    metric = "Eq. 11" if combined else "Eq. 4"
-    title = f"x + δλη, η the top eigenvector of {metric}, clipped to [0, 1]; β = {beta:g}"
-    print(f"figure     {pictures.read(path).save(path.with_suffix('.png'), title)}")
+    print(f"figure     {pictures.read(path).save(path.with_suffix('.png'))}")
 
 
-def make(vae: VAE, x: torch.Tensor, *, combined: bool = False, seed: int = 0) -> Pictures:
+def make(
+    vae: VAE, x: torch.Tensor, title: str, *, combined: bool = False, seed: int = 0
+) -> Pictures:
     """Originals, the paper's two corruptions of each, and what the VAE makes of all three."""
-    encoder = pb.as_map(vae.encode, returns="mean_logvar")
-    decoder = pb.as_map(vae.decode, returns="mean") if combined else None
+    encoder = encoder_of(vae)
+    decoder = decoder_of(vae) if combined else None
     attacks = []
     for delta in DELTAS:
         attack = EigenAttack(encoder, delta=delta, decoder=decoder, clip=(0, 1))
         moved = attack(x, generator=torch.Generator(x.device).manual_seed(seed))
         attacks.append((moved.step, moved.x))
-    return attacked(vae, x, attacks)
+    return attacked(vae, x, attacks, title)

@@ -16,6 +16,7 @@ from pullback.arguments import require_integer
 from pullback.attacks.spheres import norms, samplewise
 
 from ..named_arrays import Variable
+from .vaes import decoder_of, encoder_of
 
 RANKS = 5
 _BATCH, _SMALL_BATCH = 256, 32
@@ -106,6 +107,7 @@ MEASURED = {
         _SAMPLE, "nat", "entropy of the singular values of J_mu divided by the largest"
     ),
     "entropy_error": Variable(_SAMPLE, "nat", "standard error of entropy"),
+    "pixel_variance": Variable((), "input^2", "variance over images of a pixel, mean over pixels"),
     "reconstruction_error": Variable(
         _SAMPLE, "input^2", "mean squared error of the reconstruction, over pixels"
     ),
@@ -155,9 +157,9 @@ def measure(
         combined: take the metric of Eq. 11, with the VAE's decoder, for that of Eq. 4.
         seed: of Krylov starts and probes.
     """
-    encoder = pb.as_map(vae.encode, returns="mean_logvar")
+    encoder = encoder_of(vae)
     mean = pb.as_map(lambda x: vae.encode(x)[0], returns="mean")
-    decoder = pb.as_map(vae.decode, returns="mean") if combined else None
+    decoder = decoder_of(vae) if combined else None
     generator = torch.Generator().manual_seed(seed)
     parts = []
     with tqdm(total=len(x), unit="image", desc="measuring", leave=False) as progress:
@@ -167,7 +169,8 @@ def measure(
             parts.append(columns | _attack(vae, batch, scores, effort.steps))
             progress.update(len(batch))
     every = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return _summary(every, [effort.steps.index(step) for step in effort.marked])
+    summary = _summary(every, [effort.steps.index(step) for step in effort.marked])
+    return summary | {"pixel_variance": x.double().var(0).mean().cpu().numpy()}
 
 
 def _columns(scores: pb.Scores) -> dict[str, NDArray]:

@@ -12,21 +12,27 @@ from pullback.arguments import require_integer
 from .. import named_arrays, pictures
 from . import drawing, records
 from .beta import plain, spaced
-from .drawing import ENTROPY, LABELS, RADIUS
+from .drawing import ENTROPY, RADIUS
 from .measurement import effort
 from .records import Record
+from .scores import by_name
+from .seeds import some
 from .statistics import Interval, ratio
-from .tables import scores_table
-from .vaes import Vaes
+from .tables import columns, scores_table
+from .vaes import Subject, Vaes
 
 SHOWN = 10
+PAPERS_BETA = 1.0  # of Figures 6 and 7, which is none of the 50
+NAMES = ("without mixup", "with mixup")
 
 
 def mixup(
     out: str,
     count: int = 50,
-    mixed: int = 5,
+    mixed: int = 4,
     weight: float = 1.0,
+    mixup_form: str = "text",
+    seeds: int = 1,
     images: int = 3072,
     quick: bool = False,
     redraw: bool = False,
@@ -35,13 +41,15 @@ def mixup(
     """Figures 6 and 7: scores, errors after attacks and reconstructions with and without mixup.
 
     VAEs with mixup are compared with those of ``beta`` in the same folder, at the same β and at
-    the same error of reconstruction.
+    the same error of reconstruction. The paper's β = 1 is trained with mixup and without.
 
     Args:
         out: folder for mixup.h5, mixup.png, reconstructions.png, and what ``beta`` leaves.
         count: how many β without mixup, evenly spaced on a logarithmic scale.
         mixed: how many of them with mixup.
         weight: of the mixup penalty.
+        mixup_form: text, as the paper's text has the penalty, or code, as the authors' code has it.
+        seeds: how many trainings of each β of ``beta``.
         images: how many held-out images are measured.
         quick: at most four β, two with mixup; fewer images and steps.
         redraw: draw what the folder holds, whatever it was measured with.
@@ -52,17 +60,16 @@ def mixup(
     if redraw:
         without, record = records.read(path.with_name("beta.h5")), records.read(path)
     else:
-        without = plain(vaes, count, images, quick=quick)
-        values = spaced(count, quick=quick)
-        chosen = np.linspace(0, len(values) - 1, min(mixed, 2) if quick else mixed).round()
-        subjects = [(values[i], weight) for i in np.unique(chosen.astype(int))]
+        without = plain(vaes, count, images, seeds, quick=quick)
+        values = some(spaced(count, quick=quick), min(mixed, 2) if quick else mixed)
+        pair = [Subject(PAPERS_BETA), Subject(PAPERS_BETA, weight, mixup_form)]
+        subjects = [*(Subject(beta, weight, mixup_form) for beta in values), *pair]
         record = records.collect(path, vaes, subjects, effort(images, quick=quick))
-        _make_reconstructions(vaes, subjects[_middle(len(subjects))])
+        _make_reconstructions(vaes, pair)
     print(f"{scores_table(record)}\n\n{matches_table(matches(record, without))}")
     print(f"\nfigure     {draw(record, without, path.with_suffix('.png'))}")
-    shown = path.with_name("reconstructions.h5")
-    title = f"{record.configuration['dataset']}: reconstructions without and with mixup"
-    print(f"figure     {pictures.read(shown).save(shown.with_suffix('.png'), title)}")
+    shown = pictures.read(path.with_name("reconstructions.h5"))
+    print(f"figure     {shown.save(path.with_name('reconstructions.png'))}")
 
 
 class Match(NamedTuple):
@@ -82,105 +89,105 @@ class Match(NamedTuple):
 
 def matches(record: Record, without: Record) -> list[Match]:
     """Every VAE with mixup beside the one without whose reconstruction error is nearest."""
-    errors = [one["reconstruction_error"].mean(1) for one in (record, without)]
+    mixed, others = split(record, without)
+    errors = [one["reconstruction_error"].mean(1) for one in (mixed, others)]
     nearest = np.abs(np.subtract.outer(*errors)).argmin(1)
-    return [_match(record, without, i, int(j)) for i, j in enumerate(nearest)]
+    return [_match(mixed, others, i, int(j)) for i, j in enumerate(nearest)]
 
 
 def same_beta(record: Record, without: Record) -> list[Match]:
-    """Every VAE with mixup beside the one without of the same β."""
-    nearest = np.abs(np.subtract.outer(record["beta"], without["beta"])).argmin(1)
-    return [_match(record, without, i, int(j)) for i, j in enumerate(nearest)]
+    """Every VAE with mixup beside the one without of the nearest β."""
+    mixed, others = split(record, without)
+    nearest = np.abs(np.subtract.outer(np.log(mixed["beta"]), np.log(others["beta"]))).argmin(1)
+    return [_match(mixed, others, i, int(j)) for i, j in enumerate(nearest)]
+
+
+def split(record: Record, without: Record) -> tuple[Record, Record]:
+    """VAEs with mixup, by β, and all those without: of both records, one training of each β."""
+    mixed = record.select(record["mixup"] > 0)
+    plain_too = record.select(record["mixup"] == 0)
+    others = without.of_one_seed()
+    if len(plain_too["beta"]):
+        others = others.join(plain_too)
+    mixed, others = (one.select(np.argsort(one["beta"])) for one in (mixed, others))
+    return mixed, others
 
 
 def _match(record: Record, without: Record, i: int, j: int) -> Match:
-    keys = {"ρ": RADIUS, "S": ENTROPY, "S max": "entropy_max", "MSE": "reconstruction_error"}
-    pairs = {name: (record[key][i], without[key][j]) for name, key in keys.items()}
-    for k, label in enumerate(marked_labels(record)):
-        pairs[label] = (record["attack_error"][i, :, k], without["attack_error"][j, :, k])
-    ratios = {name: ratio(*pair) for name, pair in pairs.items()}
+    ours, theirs = by_name(record.select([i]).arrays), by_name(without.select([j]).arrays)
+    ratios = {name: ratio(ours[name][0], theirs[name][0]) for name in ours}
     beta, weight = float(record["beta"][i]), float(record["mixup"][i])
     return Match(beta, weight, float(without["beta"][j]), ratios)
-
-
-def marked_labels(record: Record) -> list[str]:
-    """What the steps are called whose errors are kept for every image."""
-    marked = record["marked"]
-    pairs = zip(record["delta"][marked], record["power"][marked], strict=True)
-    return [
-        f"error at δ = {delta:.3g}" if power == 1 else f"error at norm {delta:.3g}"
-        for delta, power in pairs
-    ]
 
 
 def matches_table(found: list[Match]) -> str:
     """Ratios with mixup to without, with 95 % intervals."""
     names = list(found[0].ratios)
-    lines = ["with mixup / without, at the nearest MSE of reconstruction, with 95 % intervals"]
-    lines += [f"{'β':>8}{'β without':>11}" + "".join(f"{name:>25}" for name in names)]
-    for match in found:
-        cells = "".join(f"{match.ratios[name]!s:>25}" for name in names)
-        lines += [f"{match.beta:>8.3g}{match.matched_beta:>11.3g}{cells}"]
-    return "\n".join(lines)
+    rows = [
+        [f"{one.beta:.3g}", f"{one.matched_beta:.3g}", *(str(one.ratios[name]) for name in names)]
+        for one in found
+    ]
+    title = "with mixup / without, at the nearest MSE of reconstruction; 95 % intervals over images"
+    return f"{title}\n{columns(['β', 'β without', *names], rows)}"
 
 
 def draw(record: Record, without: Record, path: Path) -> Path:
     """One β in histograms and errors, with and without mixup; all β against reconstruction."""
-    middle = _middle(len(record["beta"]))
-    value = record["beta"][middle]
-    same = int(np.abs(without["beta"] - value).argmin())
-    pair, labels = (
-        _side_by_side(without.select([same]), record.select([middle])),
-        ("without mixup", "with mixup"),
-    )
-    figure = plt.figure(figsize=(13, 9), layout="constrained")
+    mixed, others = split(record, without)
+    shown = int(np.abs(np.log(mixed["beta"] / PAPERS_BETA)).argmin())
+    value = mixed["beta"][shown]
+    same = int(np.abs(np.log(others["beta"] / value)).argmin())
+    pair = others.select([same]).join(mixed.select([shown]))
+    figure = plt.figure(figsize=(14, 10), layout="constrained")
     top, *below = np.asarray(figure.subfigures(3, 1))
     axes = top.subplots(1, 4)
-    drawing.histograms(axes[:2], pair, labels)
-    axes[0].legend(frameon=False)
+    hues = (drawing.WITHOUT, drawing.WITH)
+    drawing.histograms(axes[:2], pair, NAMES, hues)
+    axes[0].legend(frameon=False, loc="upper left", fontsize="small")
     for axis, key in zip(axes[2:], (RADIUS, ENTROPY), strict=True):
-        _against_reconstruction(axis, key, without, record, labels)
+        _against_reconstruction(axis, key, others, mixed)
+    axes[2].legend(frameon=False)
     for part, power in zip(below, (1, 0), strict=True):
-        drawing.curves(part.subplots(1, 5, sharey=True), pair, "attack_error", power, labels)
-    weight = record["mixup"][middle]
+        drawing.error_curves(part, pair, power, NAMES, hues)
     title = (
-        f"{drawing.caption(record)}, mixup of weight {weight:g}; β = {value:.3g} where one is shown"
+        f"With mixup (weight {record['mixup'].max():g}) and without; β = {value:.3g} where one is "
+        f"shown\n{drawing.caption(record)}"
     )
     return drawing.save(figure, path, title)
 
 
-def _side_by_side(a: Record, b: Record) -> Record:
-    """Two records of the same images and steps as one."""
-    keys = ("eigenvalues", ENTROPY, "attack_error_mean")
-    both = {key: np.concatenate([a[key], b[key]]) for key in keys}
-    return Record(a.arrays | both, a.configuration)
-
-
-def _against_reconstruction(
-    axis: Axes, key: str, without: Record, record: Record, labels: tuple[str, str]
-) -> None:
-    for i, (one, style) in enumerate(((without, "-"), (record, "o"))):
-        error, score = (one[name].mean(1) for name in ("reconstruction_error", key))
-        axis.plot(error, score, style, color=drawing.colour(i, labels))
-    axis.set(xlabel="MSE of reconstruction", ylabel=f"{LABELS[key]}, mean")
+def _against_reconstruction(axis: Axes, key: str, without: Record, record: Record) -> None:
+    """Means over images; each mark is a VAE."""
+    for one, style, hue, label in (
+        (without, "o-", drawing.WITHOUT, NAMES[0]),
+        (record, "^", drawing.WITH, NAMES[1]),
+    ):
+        error, score = (one[name].mean(1, dtype=float) for name in ("reconstruction_error", key))
+        axis.plot(error, score, style, color=hue, label=label, markersize=4, linewidth=0.8)
+    for error, score, beta in zip(
+        record["reconstruction_error"].mean(1), record[key].mean(1), record["beta"], strict=True
+    ):
+        axis.annotate(f"{beta:.2g}", (error, score), (4, 3), textcoords="offset points", size=7)
+    axis.set(
+        xlabel="MSE of reconstruction [input²]",
+        ylabel=f"{drawing.label_of(record, key)},\nmean over images",
+    )
+    axis.margins(0.1)
     if key == RADIUS:
         axis.set_yscale("log")
 
 
-def _make_reconstructions(vaes: Vaes, subject: tuple[float, float]) -> None:
+def _make_reconstructions(vaes: Vaes, pair: list[Subject]) -> None:
     """Figure 7, as pictures in reconstructions.h5."""
     path = vaes.out / "reconstructions.h5"
-    configuration = {**vaes.configuration, "vae": list(subject), "shown": SHOWN}
+    listed = [subject.listed() for subject in pair]
+    title = f"Reconstructions without and with mixup: {vaes.dataset}, β = {pair[0].beta:g}"
+    configuration = {**vaes.configuration, "vaes": listed, "shown": SHOWN, "title": title}
     if named_arrays.holds(path, configuration):
         return
-    x, beta = vaes.held_out(SHOWN), subject[0]
+    x = vaes.held_out(SHOWN)
     rows = [("original", x)]
-    for label, weight in (("without mixup", 0.0), ("with mixup", subject[1])):
-        vae = vaes.get(beta, weight)
-        rows.append((f"{label},\nβ = {beta:.3g}", vae.decode(vae.encode(x)[0])))
-    pictures.write(path, pictures.stack(rows), configuration)
-
-
-def _middle(count: int) -> int:
-    """Which of several VAEs is shown."""
-    return (count - 1) // 2
+    for label, subject in zip(NAMES, pair, strict=True):
+        vae = vaes.get(subject)
+        rows.append((label, vae.decode(vae.encode(x)[0])))
+    pictures.write(path, pictures.stack(rows, title), configuration)

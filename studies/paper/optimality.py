@@ -19,7 +19,7 @@ from .. import named_arrays
 from . import displacements
 from .displacements import Displacements
 from .optimality_report import draw, table
-from .vaes import Vaes
+from .vaes import Subject, Vaes, encoder_of
 
 CLIPPING = {"unclipped": None, "clipped": (0.0, 1.0)}
 
@@ -67,7 +67,7 @@ def optimality(
     count, effort = (min(images, QUICK_IMAGES), QUICK) if quick else (images, Effort())
     configuration = {**vaes.configuration, "beta": beta, "images": count, **effort.configuration}
     if not redraw and not named_arrays.holds(path, configuration):
-        encoder = pb.as_map(vaes.get(beta).encode, returns="mean_logvar")
+        encoder = encoder_of(vaes.get(Subject(beta)))
         found = measure(encoder, vaes.held_out(count), effort, vaes.seed)
         displacements.write(path, found, configuration)
     found, configuration = displacements.read(path)

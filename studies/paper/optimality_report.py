@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import NDArray
 
+from ..pictures import save_figure
 from .displacements import Displacements
 
 EIGEN, PGD, PGDS = "eigenvector", "PGD", ("PGD", "PGD from eigenvector")
@@ -67,10 +68,11 @@ def draw(found: Displacements, configuration: dict[str, Any], path: Path) -> Pat
     axes[0].set_ylabel("latent displacement ‖μ($x_c$) − μ($x$)‖ / (√λ₁·ε)")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(f"{title(configuration)}\nmedian and quartiles over images")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    figure.suptitle(
+        "How far each attack moves the code, over what the linearisation says; median and "
+        f"quartiles\n{title(configuration)}"
+    )
+    return save_figure(figure, path)
 
 
 def _panel(axis: Axes, found: Displacements, relative: NDArray[np.float64]) -> None:

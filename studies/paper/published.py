@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from . import drawing
 from .measurement import PUBLISHED, RANKS
 from .records import Record
-from .statistics import Interval, spearman
+from .statistics import spearman
 
 # What their radius and their entropy could be, by our columns.
 _RADII = {
@@ -132,9 +132,9 @@ def _smooth(beta: NDArray, values: NDArray) -> NDArray:
     return np.exp(fit(np.log(beta)))
 
 
-def _row(name: str, correlation: Interval, factor: NDArray) -> str:
+def _row(name: str, correlation: float, factor: NDArray) -> str:
     low, middle, high = np.quantile(factor, (0, 0.5, 1))
-    return f"| {name} | {correlation} | {middle:.3g} | {low:.3g} | {high:.3g} |"
+    return f"| {name} | {correlation:.3f} | {middle:.3g} | {low:.3g} | {high:.3g} |"
 
 
 def _side_by_side(record: Record, published: Published) -> list[str]:
@@ -171,11 +171,11 @@ def draw(record: Record, published: Published, path: Path) -> Path:
     """Radius, entropy and errors against β, theirs and ours."""
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
     for axis, theirs, table, label in (
-        (axes[0], published.radius, _RADII, "radius"),
-        (axes[1], published.entropy, _ENTROPIES, "entropy"),
+        (axes[0], published.radius, _RADII, "radius, in the units of the legend"),
+        (axes[1], published.entropy, _ENTROPIES, "entropy [nat]"),
     ):
         for i, (name, pick) in enumerate(table.items()):
-            hue = drawing.colour(i, list(table))
+            hue = drawing.shade(i, len(table))
             axis.plot(record["beta"], pick(record).mean(1), color=hue, label=name)
         axis.plot(published.beta, theirs, "k.", label="published")
         axis.set(xscale="log", xlabel="β", ylabel=label)
@@ -185,14 +185,15 @@ def draw(record: Record, published: Published, path: Path) -> Path:
     kind = closest_errors(record, published)
     ours = errors(record, kind)
     for step, delta in enumerate(PUBLISHED):
-        hue = drawing.colour(step, list(map(str, PUBLISHED)))
+        hue = drawing.shade(step, len(PUBLISHED))
         axes[2].plot(record["beta"], ours[:, 0, step], color=hue, label=f"δ = {delta:.3g}")
         axes[2].plot(published.beta, published.error[:, 0, step], ".", color=hue)
     axes[2].set(
         xscale="log",
         yscale="log",
         xlabel="β",
-        ylabel=f"{kind}\nalong direction 1 (dots: published)",
+        ylabel=f"{kind}\nalong direction 1 [input²] (dots: published)",
     )
     axes[2].legend(frameon=False, fontsize="small")
-    return drawing.save(figure, path, f"{drawing.caption(record)}, beside the published scores")
+    title = f"Our scores beside the published ones\n{drawing.caption(record)}"
+    return drawing.save(figure, path, title)

@@ -12,12 +12,13 @@ from tqdm.auto import tqdm
 from .. import named_arrays
 from ..named_arrays import Variable
 from .measurement import COORDINATES, MEASURED, Effort, Step, coordinates, measure
-from .vaes import Vaes, name
+from .vaes import Subject, Vaes
 
 _VAES = {
     "vae": Variable(("vae",), "1", "index of the VAE"),
     "beta": Variable(("vae",), "1", "weight of the Kullback-Leibler divergence in training"),
     "mixup": Variable(("vae",), "1", "weight of the mixup penalty in training"),
+    "seed": Variable(("vae",), "1", "seed of the training"),
 }
 _ONE = COORDINATES | MEASURED
 LAYOUT = (
@@ -28,7 +29,8 @@ LAYOUT = (
         for key, variable in MEASURED.items()
     }
 )
-Subject = tuple[float, float]
+# What there is of every VAE.
+OF_VAES = frozenset(_VAES | MEASURED)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,11 @@ class Record:
     configuration: dict[str, Any]
 
     def __getitem__(self, key: str) -> NDArray:
-        return self.radius if key == "spectral_radius" else self.arrays[key]
+        if key == "spectral_radius":
+            return self.radius
+        if key == "seed" and key not in self.arrays:  # made when every VAE had the same one
+            return np.full(len(self["beta"]), self.configuration["seed"])
+        return self.arrays[key]
 
     @property
     def radius(self) -> NDArray:
@@ -57,11 +63,40 @@ class Record:
         same = (self["power"][marked] == step.power) & np.isclose(self["delta"][marked], step.delta)
         return self["attack_error"][..., np.flatnonzero(same)[0]]
 
+    @property
+    def pixel_variance(self) -> float | None:
+        """Variance of a pixel over the images, mean over pixels; None in older archives."""
+        known = self.arrays.get("pixel_variance")
+        return None if known is None else float(np.mean(known))
+
     def select(self, chosen: NDArray | Sequence[int]) -> "Record":
-        """The same for some of the VAEs."""
-        keys = _VAES | MEASURED
-        some = {key: array[chosen] if key in keys else array for key, array in self.arrays.items()}
+        """The same for some of the VAEs: indices, or a mask."""
+        some = {key: array[chosen] if key in OF_VAES else array for key, array in self._items()}
         return Record(some, self.configuration)
+
+    def of_one_seed(self) -> "Record":
+        """The VAEs of the first seed alone, so that each β is there once."""
+        return self.select(self["seed"] == self["seed"].min())
+
+    def join(self, other: "Record") -> "Record":
+        """The VAEs of both; the images and steps have to be the same.
+
+        Raises:
+            ValueError: they are not.
+        """
+        for key in ("sample", "delta", "power", "clipped", "marked"):
+            if not np.array_equal(self[key], other[key]):
+                raise ValueError(f"{key} differs in the two archives; measure both again")
+        theirs = dict(other._items())
+        arrays = {
+            key: np.concatenate([array, theirs[key]]) if key in OF_VAES else array
+            for key, array in self._items()
+            if key in theirs
+        }
+        return Record(arrays, self.configuration)
+
+    def _items(self) -> list[tuple[str, NDArray]]:
+        return list((self.arrays | {"seed": self["seed"]}).items())
 
 
 def collect(
@@ -69,36 +104,52 @@ def collect(
 ) -> Record:
     """The archive at ``path``, measured first as far as it is not there yet.
 
-    Every VAE's part is kept in a folder ``parts`` as soon as it is measured: the same call goes on
-    after an interruption, and other calls with the same settings share the parts.
-
     Args:
         path: the archive.
         vaes: trains what is missing, and holds out the images.
-        subjects: pairs of β and the weight of mixup.
+        subjects: which VAEs.
         effort: how many images and which steps.
         combined: see :func:`measure`.
 
     Raises:
         FileExistsError: the archive was measured with other settings; says what differs.
     """
-    configuration = {
-        **vaes.configuration,
-        **effort.configuration,
-        "metric": "combined" if combined else "expected",
-    }
-    whole = {**configuration, "vaes": [list(subject) for subject in subjects]}
+    configuration = _configuration(vaes, effort, combined=combined)
+    whole = {**configuration, "vaes": [subject.listed() for subject in subjects]}
     if not named_arrays.holds(path, whole):
-        parts = []
-        for subject in tqdm(subjects, unit="VAE", desc=path.stem):
-            part = vaes.out / "parts" / f"{'combined-' * combined}{name(*subject)}.h5"
-            if not named_arrays.holds(part, configuration):
-                part.parent.mkdir(parents=True, exist_ok=True)
-                arrays = _measured(vaes, subject, effort, combined=combined)
-                named_arrays.write(part, _ONE, arrays, configuration)
-            parts.append(named_arrays.read(part, _ONE)[0])
-        named_arrays.write(path, LAYOUT, _together(parts, subjects), whole)
+        prefix = "combined-" if combined else ""
+        parts = [
+            part(vaes, subject, effort, prefix, combined=combined)
+            for subject in tqdm(subjects, unit="VAE", desc=path.stem)
+        ]
+        named_arrays.write(path, LAYOUT, _together(parts, subjects, vaes.seed), whole)
     return read(path)
+
+
+def part(
+    vaes: Vaes, subject: Subject, effort: Effort, prefix: str = "", *, combined: bool = False
+) -> dict[str, Any]:
+    """What is measured of one VAE, kept in a folder ``parts`` as soon as it is there.
+
+    So an interrupted study goes on, and other studies with the same settings share the parts.
+    """
+    configuration = _configuration(vaes, effort, combined=combined)
+    path = vaes.out / "parts" / f"{prefix}{subject.name}.h5"
+    if named_arrays.holds(path, configuration):
+        arrays, _ = named_arrays.read(path, _ONE)
+        if arrays.keys() >= _ONE.keys():  # a part of an earlier version lacks some
+            return arrays
+    path.parent.mkdir(parents=True, exist_ok=True)
+    vae, x = vaes.get(subject), vaes.held_out(effort.images)
+    measured = measure(vae, x, effort, combined=combined, seed=vaes.seed)
+    arrays = coordinates(len(x), effort) | measured
+    named_arrays.write(path, _ONE, arrays, configuration)
+    return arrays
+
+
+def _configuration(vaes: Vaes, effort: Effort, *, combined: bool) -> dict[str, Any]:
+    metric = "combined" if combined else "expected"
+    return {**vaes.configuration, **effort.configuration, "metric": metric}
 
 
 def read(path: Path) -> Record:
@@ -111,18 +162,14 @@ def read(path: Path) -> Record:
     return Record(*named_arrays.read(path, LAYOUT))
 
 
-def _measured(vaes: Vaes, subject: Subject, effort: Effort, *, combined: bool) -> dict[str, Any]:
-    vae, x = vaes.get(*subject), vaes.held_out(effort.images)
-    measured = measure(vae, x, effort, combined=combined, seed=vaes.seed)
-    return coordinates(len(x), effort) | measured
-
-
-def _together(parts: Sequence[dict[str, Any]], subjects: Sequence[Subject]) -> dict[str, Any]:
-    betas, weights = np.array(subjects, dtype=float).T
+def _together(
+    parts: Sequence[dict[str, Any]], subjects: Sequence[Subject], seed: int
+) -> dict[str, Any]:
     return {
         **{key: parts[0][key] for key in COORDINATES},
         "vae": np.arange(len(parts)),
-        "beta": betas,
-        "mixup": weights,
+        "beta": np.array([subject.beta for subject in subjects], dtype=float),
+        "mixup": np.array([subject.mixup for subject in subjects], dtype=float),
+        "seed": np.array([seed if one.seed is None else one.seed for one in subjects]),
         **{key: np.stack([part[key] for part in parts]) for key in MEASURED},
     }

@@ -4,15 +4,15 @@ import os
 import re
 from pathlib import Path
 
-import numpy as np
-
 from pullback.archive.atomic import write_text
 
 from .. import pictures
-from . import combined, distance, drawing, mixup, optimality_report, published
-from .archives import Archives, find
-from .claims import STRONG, Claim, claims
-from .records import Record
+from . import beta, combined, distance, mixup, optimality_report, passes, published, seeds
+from .archives import SEEDS, Archives, find
+from .claim import Claim
+from .claims import claims
+from .report_text import INTRODUCTION, LIMITS
+from .sections import mixup_tables, passes_text, ratios_table, scores_table, table, what_was_run
 
 # What pictures show, by how the names of their files begin.
 GALLERIES = {
@@ -21,19 +21,6 @@ GALLERIES = {
     "reconstructions": "Figure 7",
 }
 _HERE = Path(__file__).parent.parent
-_INTRODUCTION = """\
-# The paper, checked
-
-Claims of Khan & Storkey, *Adversarial robustness of VAEs through the lens of local geometry*
-(AISTATS 2023), each with the number that decides it. `python -m studies report` made this page and
-its figures from the archives in [{root}]({root}), which `python -m studies` says how to make; its
-option `--reference` names the table of the authors' published scores where these are compared with.
-
-Intervals are 95 % percentile bootstraps: over β for rank correlations, over images (the same ones
-for both) for ratios. A trend is *confirmed* if the rank correlation is at least {strong} in size
-and its interval has one sign, *refuted* if the interval has the other sign, and *conditional*
-otherwise. A claim about several β or directions is confirmed or refuted if it is so for all.
-"""
 
 
 def report(
@@ -42,7 +29,7 @@ def report(
     reference: str | None = None,
     reference_dataset: str = "mnist",
 ) -> None:
-    """Write the report: each claim of the paper as confirmed, refuted or conditional, with figures.
+    """Write the report: what became of each claim of the paper, with the numbers and figures.
 
     Args:
         archives: folder with a folder for each data set, such as the studies leave.
@@ -59,8 +46,9 @@ def report(
     figures.mkdir(parents=True, exist_ok=True)
     decided = [claims(one) for one in found]
     root = Path(os.path.relpath(archives, page.parent)).as_posix()
-    lines = [_INTRODUCTION.format(root=root, strong=STRONG)]
+    lines = [INTRODUCTION.format(root=root)]
     lines += _overview([one.folder.name for one in found], decided)
+    lines += [LIMITS]
     for one, its_claims in zip(found, decided, strict=True):
         lines += _section(one, its_claims, figures)
         if scores is not None and one.folder.name == reference_dataset and one.beta is not None:
@@ -71,109 +59,85 @@ def report(
 
 def _overview(names: list[str], decided: list[list[Claim]]) -> list[str]:
     """A row for each claim, a column for each data set."""
-    verdicts = [{claim.text: claim.verdict for claim in some} for some in decided]
-    texts = dict.fromkeys(text for some in verdicts for text in some)
-    rows = [[text, *(some.get(text, "") for some in verdicts)] for text in texts]
-    return [*_table(["claim", *names], rows), ""]
+    by_text = [{claim.text: claim for claim in some} for some in decided]
+    first = {claim.text: claim for some in reversed(decided) for claim in some}
+    texts = dict.fromkeys(text for some in by_text for text in some)
+    rows = [
+        [text, first[text].source]
+        + [str(some[text].verdict) if text in some else "" for some in by_text]
+        for text in texts
+    ]
+    return [*table(["claim", "where", *names], rows), ""]
 
 
 def _section(archives: Archives, decided: list[Claim], figures: Path) -> list[str]:
     lines = [f"## {archives.folder.name}", ""]
-    lines += [f"- {line}" for line in _what_was_run(archives)]
+    lines += [f"- {line}" for line in what_was_run(archives)]
     lines += ["", "### Claims", ""]
-    lines += [f"- {claim.text}: **{claim.verdict}**. {claim.evidence}." for claim in decided]
+    lines += [
+        f"- {claim.text} ({claim.source}): **{claim.verdict.word}**"
+        + (f": {claim.verdict.which}" if claim.verdict.which else "")
+        + f". {_sentence(claim.evidence)}"
+        for claim in decided
+    ]
     lines += [""]
+    if archives.passes is not None:
+        lines += ["### What the eigenvector costs", "", *passes_text(archives.passes), ""]
     if archives.beta is not None:
-        lines += ["### Means over images", "", *_scores(archives.beta), ""]
-    if archives.matches:
-        lines += ["### Mixup", "", *_mixup(archives), ""]
+        lines += ["### Means over images", "", *scores_table(archives.beta), ""]
+    if archives.trainings or archives.matches:
+        lines += ["### Mixup", "", *mixup_tables(archives), ""]
     if archives.combined is not None and archives.beta is not None:
-        lines += ["### Combined over flat ρ", "", *_ratios(archives.combined, archives.beta), ""]
+        some = ratios_table(archives.combined, archives.beta)
+        lines += ["### Combined over flat ρ", "", *some, ""]
     drawn = _draw(archives, figures)
     lines += ["### Figures", ""]
     for text in sorted(drawn, key=_number):
-        lines += [f"{text}:", "", f"![{text}](figures/{drawn[text].name})", ""]
+        path = drawn[text]
+        vector = f"[PDF](figures/{path.with_suffix('.pdf').name})"
+        lines += [f"{text} ({vector}):", "", f"![{text}](figures/{path.name})", ""]
     return lines
 
 
-def _what_was_run(archives: Archives) -> list[str]:
-    records = [archives.beta, archives.distance, archives.mixup, archives.combined]
-    lines = [drawing.caption(record) for record in records if record is not None]
-    if archives.optimality is not None:
-        lines.append(f"attacks: {optimality_report.title(archives.optimality[1])}")
-    return lines
-
-
-def _scores(record: Record) -> list[str]:
-    """Ten of the VAEs, or all if they are fewer."""
-    chosen = np.unique(np.linspace(0, len(record["beta"]) - 1, 10).round().astype(int))
-    keys = ("spectral_radius", "entropy", "entropy_none", "entropy_max", "reconstruction_error")
-    titles = ["β", "ρ", "S of λ/Σλ", "S of λ", "S of λ/λ₁", "MSE"]
-    few = record.select(chosen)
-    columns = [few["beta"], *(few[key].mean(1, dtype=float) for key in keys)]
-    rows = [[f"{value:.4g}" for value in row] for row in zip(*columns, strict=True)]
-    return _table(titles, rows)
-
-
-def _mixup(archives: Archives) -> list[str]:
-    """With mixup over without, at the same β and at the nearest error of reconstruction."""
-    lines = []
-    for text, found in (
-        ("at the same β", archives.same_beta),
-        ("at the nearest MSE of reconstruction", archives.matches),
-    ):
-        titles = ["weight", "β", "β without mixup", *found[0].ratios]
-        rows = [
-            [f"{match.mixup:g}", f"{match.beta:.3g}", f"{match.matched_beta:.3g}"]
-            + [str(interval) for interval in match.ratios.values()]
-            for match in found
-        ]
-        lines += [f"Ratios of means over images, {text}:", "", *_table(titles, rows), ""]
-    return lines[:-1]
-
-
-def _ratios(record: Record, flat: Record) -> list[str]:
-    ratios = np.divide(*combined.radii(record, flat))
-    rows = [
-        [f"{beta:.4g}", *(f"{value:.3g}" for value in np.quantile(one, (0.05, 0.5, 0.95)))]
-        for beta, one in zip(record["beta"], ratios, strict=True)
-    ]
-    return _table(["β", "5 % of images", "median", "95 %"], rows)
+def _sentence(text: str) -> str:
+    """With a capital, unless it begins with a symbol, and a full stop."""
+    return f"{text[0].upper() if text[0].isascii() else text[0]}{text[1:]}."
 
 
 def _draw(archives: Archives, figures: Path) -> dict[str, Path]:
     """Figures by what they show."""
-    name, drawn = archives.folder.name, {}
+    name, drawn, variance = archives.folder.name, {}, archives.variance
 
     def path(stem: str) -> Path:
         return figures / f"{name}-{stem}.png"
 
     if archives.beta is not None:
-        caption = drawing.caption(archives.beta)
-        drawn["Figure 5"] = drawing.page(archives.beta, path("beta"), caption)
+        drawn["Figure 5"] = beta.draw(archives.beta, path("beta"), variance)
     if archives.distance is not None:
         drawn["Figure 3"] = distance.draw(archives.distance, path("distance"))
     if archives.mixup is not None and archives.beta is not None:
         drawn["Figure 6"] = mixup.draw(archives.mixup, archives.beta, path("mixup"))
+    for form, trainings in archives.trainings.items():
+        text = "Figure 6, several trainings" + ", the authors' code" * (form == "code")
+        drawn[text] = seeds.draw(trainings, path(SEEDS[form]))
     if archives.combined is not None and archives.beta is not None:
-        caption = drawing.caption(archives.combined)
-        drawn["Figure 10"] = drawing.page(archives.combined, path("combined"), caption)
+        drawn["Figure 10"] = combined.draw(archives.combined, path("combined"), variance)
         ratios = combined.draw_ratio(archives.combined, archives.beta, path("combined-ratio"))
         drawn["Figure 10, ρ over that of the flat metric"] = ratios
     if archives.optimality is not None:
         drawn["Theorem 3.2"] = optimality_report.draw(*archives.optimality, path("optimality"))
+    if archives.passes is not None:
+        drawn["Theorem 3.2, what it costs"] = passes.draw(archives.passes, path("passes"))
     return drawn | _pictures(archives.folder, figures)
 
 
 def _pictures(folder: Path, figures: Path) -> dict[str, Path]:
-    """Galleries; if their archives, which hold images, are not kept, the figures drawn before."""
+    """Galleries and reconstructions."""
     drawn = {}
     for prefix, text in GALLERIES.items():
-        for path in folder.glob(f"{prefix}*.h5"):
+        for path in sorted(folder.glob(f"{prefix}*.h5")):
             figure = figures / f"{folder.name}-{path.stem}.png"
-            pictures.read(path).save(figure, f"{folder.name}: {path.stem}")
-        for figure in figures.glob(f"{folder.name}-{prefix}*.png"):
-            drawn[f"{text}, {figure.stem.removeprefix(f'{folder.name}-')}"] = figure
+            drawn[f"{text}, {path.stem}"] = pictures.read(path).save(figure)
     return drawn
 
 
@@ -183,15 +147,10 @@ def _number(text: str) -> tuple[bool, list[int]]:
 
 
 def _comparison(archives: Archives, scores: published.Published, figures: Path) -> list[str]:
-    found = archives.beta and published.matched(archives.beta, scores)
+    found = archives.beta and published.matched(archives.beta.of_one_seed(), scores)
     if not found:
         return ["Fewer than three β are those of the published scores; nothing to compare.", ""]
     path = published.draw(*found, figures / f"{archives.folder.name}-published.png")
     title = "### Beside the authors' published scores"
     lines = [title, "", *published.section(*found), ""]
     return [*lines, f"![ours and theirs](figures/{path.name})", ""]
-
-
-def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return ["| " + " | ".join(cells) + " |" for cells in lines]

@@ -1,4 +1,4 @@
-"""Estimates with intervals, from SciPy's bootstrap."""
+"""Estimates with intervals and probabilities: over images, over trainings, over a grid of β."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 _RESAMPLES = 2000
+_PERMUTATIONS = 9999
 
 
 class Interval(NamedTuple):
@@ -21,22 +22,90 @@ class Interval(NamedTuple):
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
+class Correlation(NamedTuple):
+    """A rank correlation over trainings.
+
+    Attributes:
+        value: Spearman's coefficient.
+        p: probability of one at least as large, in size, if the order of the values were chance.
+        betas: how many different values of β there are.
+    """
+
+    value: float
+    p: float
+    betas: int
+
+    def __str__(self) -> str:
+        chance = f"p < {1e-3:g}" if self.p < 1e-3 else f"p = {self.p:.2g}"
+        return f"{self.value:.3f} ({chance}, {self.betas} β)"
+
+
 def ratio(a: NDArray, b: NDArray) -> Interval:
-    """Mean of a over mean of b, images ``(n,)`` of both resampled together."""
+    """Mean of a over mean of b, images ``(n,)`` of both resampled together.
+
+    It says how far the mean over other images would differ. Another training is not in it: see
+    :func:`ratio_of_trainings`.
+    """
     return _bootstrap(lambda a, b, axis: a.mean(axis) / b.mean(axis), a, b)
 
 
-def spearman(a: NDArray, b: NDArray) -> Interval:
-    """Rank correlation of ``(n,)`` pairs, which are resampled; 0 where one side is constant."""
+def spearman(a: NDArray, b: NDArray) -> float:
+    """Rank correlation of ``(n,)`` pairs; 0 where one is constant."""
+    return float(_spearman(np.asarray(a, dtype=float), np.asarray(b, dtype=float), axis=-1))
 
-    def correlation(a: NDArray, b: NDArray, axis: int) -> NDArray:
-        ranks = [stats.rankdata(values, axis=axis) for values in (a, b)]
-        centred = [values - values.mean(axis, keepdims=True) for values in ranks]
-        covariance = (centred[0] * centred[1]).sum(axis)
-        scale = np.sqrt((centred[0] ** 2).sum(axis) * (centred[1] ** 2).sum(axis))
-        return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
 
-    return _bootstrap(correlation, a, b)
+def rank_correlation(a: NDArray, b: NDArray) -> Interval:
+    """Spearman's of ``(n,)`` pairs drawn at random, such as images; 0 where one is constant.
+
+    The interval is that of Bonett & Wright (Psychometrika 2000).
+    """
+    value = spearman(a, b)
+    side = stats.norm.ppf(0.975) * np.sqrt((1 + value**2 / 2) / (len(a) - 3))
+    z = np.arctanh(np.clip(value, -1 + 1e-12, 1 - 1e-12))
+    return Interval(value, float(np.tanh(z - side)), float(np.tanh(z + side)))
+
+
+def ratio_of_trainings(a: NDArray, b: NDArray) -> Interval | None:
+    """Geometric mean of a over that of b, with Welch's t-interval of the logarithms.
+
+    Args:
+        a, b: positive means over images, one for each training, ``(n,)`` and ``(m,)``.
+
+    Returns:
+        None if there are fewer than two of either.
+    """
+    if min(len(a), len(b)) < 2:
+        return None
+    logs = [np.log(values) for values in (a, b)]
+    found = stats.ttest_ind(*logs, equal_var=False)
+    interval = found.confidence_interval(0.95)
+    difference = logs[0].mean() - logs[1].mean()
+    return Interval(*(float(np.exp(x)) for x in (difference, interval.low, interval.high)))
+
+
+def trend(values: NDArray, beta: NDArray) -> Correlation:
+    """Rank correlation of values ``(n,)`` with β, with the probability of a permutation test.
+
+    The values of β are chosen, not drawn, so that they cannot be resampled. If β did nothing, every
+    order of the trainings would be as probable: that is what permutations show.
+    """
+    columns = [np.asarray(column, dtype=float) for column in (values, beta)]
+    value = spearman(values, beta)
+    order = np.random.default_rng(0).permuted(
+        np.tile(np.arange(len(beta)), (_PERMUTATIONS, 1)), axis=1
+    )
+    chance = _spearman(columns[0][order], np.broadcast_to(columns[1], order.shape), axis=-1)
+    # Rounding must not make the order itself look different from what was seen.
+    larger = (np.abs(chance) >= abs(value) - 1e-9).sum()
+    return Correlation(value, float((1 + larger) / (1 + _PERMUTATIONS)), len(np.unique(beta)))
+
+
+def _spearman(a: NDArray, b: NDArray, axis: int) -> NDArray:
+    ranks = [stats.rankdata(values, axis=axis) for values in (a, b)]
+    centred = [values - values.mean(axis, keepdims=True) for values in ranks]
+    covariance = (centred[0] * centred[1]).sum(axis)
+    scale = np.sqrt((centred[0] ** 2).sum(axis) * (centred[1] ** 2).sum(axis))
+    return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
 
 
 def _bootstrap(statistic: Callable[..., NDArray], *columns: NDArray) -> Interval:

@@ -152,7 +152,10 @@ def test_quick_run(vae, tmp_path, monkeypatch, capsys):
     training.save(vae, tmp_path / "vae.safetensors")
     out = tmp_path / "out"
     benchmark.benchmark(out=str(out), checkpoint=str(tmp_path / "vae.safetensors"), quick=True)
-    assert {path.name for path in out.iterdir()} == {"table.md", "accuracy.png", "scaling.png"}
+    assert {path.name for path in out.iterdir()} == {
+        "table.md",
+        *(f"{name}.{kind}" for name in ("accuracy", "scaling") for kind in ("png", "pdf")),
+    }
     text = (out / "table.md").read_text()
     assert text in capsys.readouterr().out
     for part in (

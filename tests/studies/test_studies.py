@@ -27,7 +27,10 @@ def test_digits_twice(tmp_path, monkeypatch, capsys):
     for column, values in one.items():
         np.testing.assert_array_equal(values, two[column])
     found = {path.name for path in (tmp_path / "one").iterdir()}
-    assert found == {"manifest.json", "shards", "archive.h5", "vae.safetensors", "digits.png"}
+    assert found == {"manifest.json", "shards", "archive.h5", "vae.safetensors"} | {
+        "digits.png",
+        "digits.pdf",
+    }
     with Image.open(tmp_path / "one" / "digits.png") as picture:
         assert picture.width > 600
     # Into the same folder: nothing is scored again. With another seed: refused.

@@ -5,10 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from studies.paper import measurement, mixup, optimality, vaes
+from studies.paper import gp, measurement, mixup, optimality, passes, vaes
 from tests.studies.shell import run
 
 INPUTS, LATENT = 6, 6
+STUDIES = (
+    *("beta", "distance", "mixup", "seeds", "combined", "gallery", "optimality"),
+    "passes",
+)
 
 
 @pytest.fixture
@@ -22,7 +26,10 @@ def linear_vae():
         return mean, torch.zeros_like(mean)
 
     return SimpleNamespace(
-        encode=encode, decode=lambda z: (z @ inverse.T).unflatten(1, (1, 2, 3)), matrix=a
+        encode=encode,
+        decode=lambda z: (z @ inverse.T).unflatten(1, (1, 2, 3)),
+        matrix=a,
+        config={"learned_variance": False},
     )
 
 
@@ -32,7 +39,7 @@ def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("paper")
     with pytest.MonkeyPatch.context() as patch:
         hurry(patch)
-        for name in ("beta", "distance", "mixup", "combined", "gallery", "optimality"):
+        for name in STUDIES:
             assert run(name, "--quick", "true", "--out", root / "digits") == 0
     return root
 
@@ -47,4 +54,6 @@ def hurry(patch):
     patch.setattr(vaes, "EPOCHS", 2)
     patch.setattr(measurement, "QUICK_IMAGES", 12)
     patch.setattr(mixup, "SHOWN", 3)
+    patch.setattr(gp, "STEPS", 20)
+    patch.setattr(passes, "QUICK_IMAGES", 5)
     patch.setattr(optimality, "QUICK", optimality.Effort(eps=(0.1, 1.0), steps=2, restarts=1))

@@ -100,7 +100,7 @@ def test_how_far_the_linearisation_holds(medians, said):
 
 
 def test_the_same_again_computes_nothing(few, finished, capsys):
-    left = {"optimality.h5", "optimality.png", "models"}
+    left = {"optimality.h5", "optimality.png", "optimality.pdf", "models"}
     assert {path.name for path in finished.iterdir()} == left
     for options in ({"quick": True}, {"redraw": True, "dataset": "mnist"}):
         (finished / "optimality.png").unlink()

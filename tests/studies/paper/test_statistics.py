@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from studies.paper.statistics import ratio, spearman
+from studies.paper.seeds import widen
+from studies.paper.statistics import Interval, rank_correlation, ratio, spearman, trend
 
 
 def test_rank_correlation_is_that_of_scipy():
@@ -12,14 +13,43 @@ def test_rank_correlation_is_that_of_scipy():
     a = random.normal(size=40)
     b = np.round(a + random.normal(size=40))
     b[:3] = np.inf
-    found = spearman(a, b)
-    assert found.value == pytest.approx(stats.spearmanr(a, b).statistic)
+    expected = stats.spearmanr(a, b)
+    found = rank_correlation(a, b)
+    assert found.value == spearman(a, b) == pytest.approx(expected.statistic)
     assert found.low < found.value < found.high
-    assert found == spearman(a, b)
+    permuted = trend(a, b)
+    assert permuted.value == found.value
+    assert permuted.p == pytest.approx(expected.pvalue, abs=2e-4)
+    assert permuted == trend(a, b)
 
 
 def test_rank_correlation_with_a_constant_is_zero():
-    assert spearman(np.arange(5), np.ones(5)) == (0, 0, 0)
+    assert spearman(np.arange(5), np.ones(5)) == 0
+    assert trend(np.ones(9), np.arange(9)) == (0, 1, 9)
+
+
+def test_four_values_in_order_are_no_rare_event():
+    # 2 of the 24 orders of four values.
+    assert trend(np.arange(4), np.arange(4)).p == pytest.approx(2 / 24, abs=0.01)
+
+
+def test_the_interval_of_a_rank_correlation_holds_the_truth():
+    held, truth = 0, 6 / np.pi * np.arcsin(0.5 / 2)  # of a Gaussian with correlation ½
+    for seed in range(200):
+        a, b = np.random.default_rng(seed).normal(size=(2, 100))
+        found = rank_correlation(a, 0.5 * a + 0.75**0.5 * b)
+        held += found.low <= truth <= found.high
+    assert 182 <= held <= 198
+
+
+def test_the_scatter_of_trainings_widens_an_interval():
+    narrow = Interval(2.0, 1.9, 2.1)
+    wide = widen(narrow, (0.01, 1000))
+    # Standard deviations 0.0255 and 0.1 of the logarithm.
+    assert np.log(wide.high / wide.low) == pytest.approx(
+        2 * 1.96 * np.hypot(0.02553, 0.1), rel=1e-2
+    )
+    assert widen(narrow, (np.nan, 0)) == narrow
 
 
 def test_the_interval_of_a_ratio_holds_the_truth():

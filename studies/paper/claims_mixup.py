@@ -1,0 +1,180 @@
+"""Claims about training with latent mixup."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from . import gp
+from .archives import Archives
+from .claim import OURS, Claim
+from .mixup import Match, split
+from .scores import by_name
+from .seeds import Trainings, widen
+from .statistics import Interval
+from .verdicts import FEWEST, below, collapsed, of_all
+
+COST = 1.05  # ratio of errors of reconstruction up to which mixup is said to cost nothing
+_FORMS = {"text": "mixup", "code": "mixup as in the authors' code"}
+
+
+def of_mixup(archives: Archives) -> list[Claim]:
+    """Figures 6 and 7: at the same β, between trainings; and at the same reconstruction."""
+    several = archives.trainings
+    found = [] if "text" in several else _of_pairs(archives)
+    for form, trainings in several.items():
+        found += _between_trainings(form, trainings, archives.variance)
+    return [*found, *_at_nearest_error(archives)]
+
+
+def _between_trainings(form: str, trainings: Trainings, variance: float | None) -> list[Claim]:
+    """At the same β, with intervals between trainings."""
+    errors = [trainings.means("MSE", beta, mixed=False).mean() for beta in trainings.betas]
+    gone = collapsed(np.array(errors), variance)
+    count = len(np.unique(trainings.seed))
+    found, said = [], _FORMS[form]
+    for name, text, bound, words in _TESTS:
+        ratios = {float(beta): trainings.ratio(name, beta) for beta in trainings.betas}
+        known = {beta: interval for beta, interval in ratios.items() if interval is not None}
+        found.append(
+            _claim(
+                text.format(mixup=said),
+                known,
+                {float(beta) for beta in trainings.betas[gone]},
+                bound,
+                words,
+                f"{name} with mixup over without, between {count} trainings of each",
+                "Fig. 6" if form == "text" else OURS,
+            )
+        )
+    return found
+
+
+def _of_pairs(archives: Archives) -> list[Claim]:
+    """At the same β, of one training each."""
+    matches = archives.same_beta
+    found = []
+    for name, text, bound, words in _TESTS:
+        ratios, added = _widened(archives, matches, name)
+        found.append(
+            _claim(
+                text.format(mixup="mixup"),
+                ratios,
+                _collapsed(archives, matches),
+                bound,
+                words,
+                f"{name} with mixup over without, {added}",
+                "Fig. 6",
+            )
+        )
+    return found
+
+
+# Score, claim, bound on the ratio, and what it means to be under and over it.
+_TESTS = (
+    ("ρ", "{mixup} lowers ρ, at the same β", 1.0, ("lowers ρ", "raises it")),
+    (
+        "λ₁/Σλ",
+        "with {mixup} the spectrum is more isotropic (smaller λ₁/Σλ), at the same β",
+        1.0,
+        ("more isotropic", "less"),
+    ),
+    (
+        "MSE",
+        f"{{mixup}} costs no reconstruction (at most {100 * (COST - 1):.0f} % more MSE), at the "
+        "same β",
+        COST,
+        ("costs nothing", "costs more"),
+    ),
+)
+
+
+def _at_nearest_error(archives: Archives) -> list[Claim]:
+    """VAEs with mixup beside those without of the nearest error of reconstruction."""
+    matches = archives.matches
+    gone = _collapsed(archives, matches)
+    found = []
+    for name in matches[0].ratios:
+        if name in ("MSE", "λ₁/Σλ"):
+            continue
+        ratios, added = _widened(archives, matches, name)
+        found.append(
+            _claim(
+                f"mixup lowers {name}, at the nearest MSE of reconstruction",
+                ratios,
+                gone,
+                1.0,
+                (f"lowers {name}", "raises it"),
+                f"{name} with mixup over without, {added}",
+                "Sec. 4.2.2",
+            )
+        )
+    return found
+
+
+def _widened(
+    archives: Archives, matches: list[Match], name: str
+) -> tuple[dict[float, Interval], str]:
+    """Ratios by β, with the scatter of trainings in their intervals, and what is in these."""
+    ratios = {match.beta: match.ratios[name] for match in matches}
+    images = "over images of one training each"
+    gone = _collapsed(archives, matches)
+    trainings = archives.trainings.get("text")
+    if trainings is not None and name in trainings.score:
+        betas = np.array([beta for beta in trainings.betas if not _among(beta, gone)])
+        scatter, source = trainings.scatter(name, betas), "between trainings"
+    else:
+        scatter, source = _around_the_curve(archives, name), "of trainings around their curve"
+    if scatter[1] < 1:
+        return ratios, images
+    widened = {beta: widen(interval, scatter) for beta, interval in ratios.items()}
+    return widened, f"{images}, the scatter {source} added"
+
+
+def _around_the_curve(archives: Archives, name: str) -> tuple[float, int]:
+    """As :meth:`Trainings.scatter`, from trainings of many β without mixup.
+
+    Those with mixup are taken to scatter as much.
+    """
+    assert archives.beta is not None
+    record = archives.beta
+    gone = collapsed(record["reconstruction_error"].mean(1, dtype=float), archives.variance)
+    beta, means = record["beta"][~gone], by_name(record.arrays)[name].mean(1)[~gone]
+    if len(np.unique(beta)) < FEWEST or not (means > 0).all():
+        return np.nan, 0
+    return 2 * gp.fit(beta, means, logarithmic=True).noise, len(beta) - 3
+
+
+def _claim(
+    text: str,
+    ratios: Mapping[float, Interval],
+    gone: set[float],
+    bound: float,
+    words: Sequence[str],
+    measured: str,
+    source: str,
+) -> Claim:
+    """A claim about several β; those where the code has collapsed are marked, and left out."""
+    cells = "; ".join(
+        f"{interval} at β = {beta:.3g}{' (collapsed)' if _among(beta, gone) else ''}"
+        for beta, interval in ratios.items()
+    )
+    cases = {
+        f"at β = {beta:.3g}": below(interval, bound)
+        for beta, interval in ratios.items()
+        if not _among(beta, gone)
+    }
+    return Claim(text, of_all(cases, *words), f"{measured}: {cells}", source)
+
+
+def _collapsed(archives: Archives, matches: list[Match]) -> set[float]:
+    """β at which the VAE without mixup has collapsed."""
+    assert archives.mixup is not None
+    assert archives.beta is not None
+    _, others = split(archives.mixup, archives.beta)
+    gone = collapsed(others["reconstruction_error"].mean(1, dtype=float), archives.variance)
+    betas = {float(beta) for beta in others["beta"][gone]}
+    return {match.beta for match in matches if _among(match.matched_beta, betas)}
+
+
+def _among(beta: float, betas: set[float]) -> bool:
+    return any(np.isclose(beta, other, rtol=1e-4) for other in betas)

@@ -1,0 +1,159 @@
+"""A score against β as a smooth curve with noise: a Gaussian process over log β.
+
+Trainings scatter, each around a curve that they share. The process learns how smooth that curve is
+and how large the scatter, from one training for each of many β as well as from several for a few.
+"""
+
+from dataclasses import dataclass
+
+import gpytorch
+import numpy as np
+import torch
+from gpytorch.constraints import GreaterThan
+from gpytorch.distributions import MultivariateNormal
+from gpytorch.kernels import LinearKernel, MaternKernel, ScaleKernel
+from gpytorch.means import ConstantMean
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from .statistics import Interval
+
+FEWEST = 4  # different β from which a curve says something
+STEPS, _RATE = 200, 0.1
+_LENGTHS = (0.3, 1.5)
+_SIDE = norm.ppf(0.975)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A posterior, at β evenly spaced in the logarithm.
+
+    Attributes:
+        beta: ``(n,)``, ascending.
+        mean: ``(n,)``, of the curve, in the units that it was fitted in (logarithms, if so).
+        covariance: ``(n, n)``, of the curve.
+        noise: variance of a training around the curve.
+        logarithmic: whether the logarithm of the values was fitted.
+    """
+
+    beta: NDArray
+    mean: NDArray
+    covariance: NDArray
+    noise: float
+    logarithmic: bool
+
+    @property
+    def middle(self) -> NDArray:
+        """The curve in the units of the values: a median, if logarithms were fitted."""
+        return self._back(self.mean)
+
+    def band(self) -> tuple[NDArray, NDArray]:
+        """Where 95 % of further trainings lie, ``(n,)`` each."""
+        side = _SIDE * np.sqrt(self.covariance.diagonal() + self.noise)
+        return self._back(self.mean - side), self._back(self.mean + side)
+
+    def slope(self) -> tuple[Interval, float]:
+        """Mean slope over the range, and the probability that it is negative.
+
+        It is the change from the smallest β to the largest, over the change of log β: for
+        logarithms the mean exponent of a power law.
+        """
+        extent = np.log(self.beta[-1] / self.beta[0])
+        ends = self.covariance[np.ix_([0, -1], [0, -1])]
+        value = (self.mean[-1] - self.mean[0]) / extent
+        deviation = np.sqrt(max(0.0, ends[0, 0] + ends[1, 1] - 2 * ends[0, 1])) / extent
+        side = _SIDE * deviation
+        negative = norm.cdf(0, value, deviation) if deviation > 0 else float(value < 0)
+        return Interval(value, value - side, value + side), float(negative)
+
+    def first_below(self, threshold: float) -> float | None:
+        """The smallest β from which on a training is below a threshold with probability 95 %.
+
+        None if that is so at no β of the range.
+        """
+        level = np.log(threshold) if self.logarithmic else threshold
+        deviation = np.sqrt(self.covariance.diagonal() + self.noise)
+        sure = norm.cdf(level, self.mean, deviation) >= 0.95
+        # The last β decides: from which on nothing is unsure.
+        unsure = np.flatnonzero(~sure)
+        first = 0 if len(unsure) == 0 else int(unsure[-1]) + 1
+        return float(self.beta[first]) if first < len(self.beta) else None
+
+    def scatter(self) -> float:
+        """Standard deviation of a training around the curve: relative, if of logarithms."""
+        return float(np.sqrt(self.noise))
+
+    def _back(self, values: NDArray) -> NDArray:
+        return np.exp(values) if self.logarithmic else values
+
+
+def fit(beta: NDArray, values: NDArray, *, logarithmic: bool, points: int = 200) -> Curve:
+    """The posterior for values ``(n,)`` of trainings with ``beta``, by largest evidence.
+
+    A straight line over log β, with a wide prior on its slope, and a Matérn 5/2 process around it;
+    the scale, length and noise are those that make the values most probable.
+
+    Args:
+        beta: positive, in any order, with repetitions or without.
+        values: positive, if logarithmic.
+        logarithmic: take the logarithms of the values.
+        points: at how many β the posterior is computed.
+
+    Raises:
+        ValueError: fewer than ``FEWEST`` different β.
+    """
+    if len(np.unique(beta)) < FEWEST:
+        raise ValueError(f"at least {FEWEST} different β are needed, got {len(np.unique(beta))}")
+    y = np.log(values) if logarithmic else np.asarray(values, dtype=float)
+    shift, scale = y.mean(), y.std() or 1.0
+    grid = np.geomspace(np.min(beta), np.max(beta), points)
+    centre, width = np.log(grid).mean(), np.log(grid).std() or 1.0
+    t = torch.from_numpy((np.log(np.asarray(beta, dtype=float)) - centre) / width)
+    standard = torch.from_numpy((y - shift) / scale)
+    # The evidence can have two maxima: much noise around a smooth curve, or little around a rough
+    # one. The search begins at either.
+    models = [_Process(t, standard, length) for length in _LENGTHS]
+    model = models[int(np.argmax([_maximise(one) for one in models]))].eval()
+    with torch.no_grad(), gpytorch.settings.fast_computations(False, False, False):
+        posterior = model(torch.from_numpy((np.log(grid) - centre) / width))
+        mean, covariance = posterior.mean.numpy(), posterior.covariance_matrix.numpy()
+    noise = model.likelihood.noise.item()
+    return Curve(
+        grid, shift + scale * mean, scale**2 * covariance, float(scale**2 * noise), logarithmic
+    )
+
+
+class _Process(gpytorch.models.ExactGP):
+    """y = constant + a straight line over t + a Matérn process + noise."""
+
+    def __init__(self, t: torch.Tensor, y: torch.Tensor, length: float) -> None:
+        likelihood = gpytorch.likelihoods.GaussianLikelihood(noise_constraint=GreaterThan(1e-6))
+        super().__init__(t, y, likelihood)
+        self.mean, line, around = ConstantMean(), LinearKernel(), ScaleKernel(MaternKernel(nu=2.5))
+        self.kernel = line + around
+        self.double()
+        # Both are standardised, so that no slope is far beyond 1; one is learned from the values.
+        line.variance = 4.0
+        line.raw_variance.requires_grad_(False)
+        # Where the search begins: a line, with smooth curves around it, that explains most.
+        around.base_kernel.lengthscale = length
+        around.outputscale = 0.1
+        self.likelihood.noise = 0.1
+
+    def forward(self, t: torch.Tensor) -> MultivariateNormal:
+        return MultivariateNormal(self.mean(t), self.kernel(t))
+
+
+def _maximise(model: _Process) -> float:
+    """Climb the evidence; what it was at last."""
+    evidence = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(learned, lr=_RATE)
+    model.train()
+    with gpytorch.settings.fast_computations(False, False, False):
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            loss = -evidence(model(model.train_inputs[0]), model.train_targets)
+            loss.backward()
+            optimizer.step()
+    return -loss.item()

@@ -1,0 +1,145 @@
+"""Tables and sentences of the report, from archives."""
+
+import numpy as np
+
+from . import combined, drawing, optimality_report, passes
+from .archives import Archives
+from .passes import Costs
+from .records import Record
+from .seeds import Trainings
+from .verdicts import collapsed
+
+_LEVELS = (0.99, 0.999)
+_TABLED = 10
+
+
+def what_was_run(archives: Archives) -> list[str]:
+    """A line for each archive."""
+    records = (archives.beta, archives.distance, archives.mixup, archives.combined)
+    lines = [drawing.caption(record) for record in records if record is not None]
+    for form, trainings in archives.trainings.items():
+        facts = trainings.configuration
+        lines.append(
+            f"mixup as in the {'text' if form == 'text' else 'authors’ code'}: "
+            f"{len(trainings.beta)} trainings of {facts['epochs']} epochs, "
+            f"{len(np.unique(trainings.seed))} of each of {len(trainings.betas)} β with mixup and "
+            f"without, {facts['images']} held-out images"
+        )
+    if archives.mixup is not None and "seed" not in archives.mixup.arrays:
+        # What archives did not say in the version that had permutations for pairs.
+        lines.append(
+            "mixup of an earlier version, in which 1 image in 128 was mixed with itself on average"
+        )
+    if archives.optimality is not None:
+        lines.append(f"attacks: {optimality_report.title(archives.optimality[1])}")
+    if archives.passes is not None:
+        lines.append(f"attacks with budgets of passes: {passes.caption(archives.passes)}")
+    variance = archives.variance
+    if variance is not None:
+        lines.append(f"variance of the pixels over images, mean over pixels: {variance:.4f}")
+    if variance is not None and archives.beta is not None:
+        error = archives.beta["reconstruction_error"].mean(1, dtype=float)
+        gone = archives.beta["beta"][collapsed(error, variance)]
+        lines.append(
+            f"the code has collapsed at {len(gone)} of {len(error)} β, from β = {gone.min():.3g} on"
+            if len(gone)
+            else f"no code has collapsed: the largest error is {error.max():.4f}"
+        )
+    return lines
+
+
+def passes_text(costs: Costs) -> list[str]:
+    """What small steps cost, and what the eigenvector gives beside them."""
+    rows = []
+    for name in dict.fromkeys(costs.attack):
+        cells = [costs.cheapest(name, level) for level in _LEVELS]
+        spent, means = costs.of(name)
+        rows.append(
+            [
+                name,
+                *("not reached" if cell is None else str(cell[0]) for cell in cells),
+                f"{means[-1]:.4f} after {spent[-1]}",
+            ]
+        )
+    titles = ["attack", *(f"passes to {level}" for level in _LEVELS), "at its largest budget"]
+    return [
+        f"{passes.caption(costs)}. Displacement over the largest that any attack found, mean over "
+        "images; a gradient counts as two passes:",
+        "",
+        *table(titles, rows),
+        "",
+        "Gradient ascent on ‖Jη‖ is the power method, and costs about what the eigenvector costs: "
+        "there is no cheaper way to a small attack in it. The eigenvector comes with more: "
+        "a residual that says how good it is, λ₁ that says how far the code can move, the other "
+        "leading pairs, the trace and the entropy, from the same passes. PGD needs no "
+        "linearisation, and is what to take for steps that are not small, or clipped.",
+    ]
+
+
+def scores_table(record: Record) -> list[str]:
+    """Ten of the VAEs, or all if they are fewer."""
+    few = _few(record.of_one_seed())
+    keys = ("spectral_radius", "entropy", "entropy_none", "entropy_max", "reconstruction_error")
+    titles = ["β", "ρ", "S of λ/Σλ", "S of λ", "S of λ/λ₁", "MSE"]
+    columns = [few["beta"], *(few[key].mean(1, dtype=float) for key in keys)]
+    rows = [[f"{value:.4g}" for value in row] for row in zip(*columns, strict=True)]
+    return table(titles, rows)
+
+
+def mixup_tables(archives: Archives) -> list[str]:
+    """With mixup over without: between trainings, over images, and at the nearest error."""
+    lines = []
+    for form, trainings in archives.trainings.items():
+        name = "" if form == "text" else ", the penalty as in the authors' code"
+        lines += [f"Between trainings, at the same β{name}:", "", *_trainings(trainings), ""]
+    for text, found in (
+        ("Over images of one training each, at the same β", archives.same_beta),
+        ("The same at the nearest MSE of reconstruction", archives.matches),
+    ):
+        if not found:
+            continue
+        titles = ["β", "β without mixup", *found[0].ratios]
+        rows = [
+            [f"{match.beta:.3g}", f"{match.matched_beta:.3g}"]
+            + [str(interval) for interval in match.ratios.values()]
+            for match in found
+        ]
+        lines += [f"{text}:", "", *table(titles, rows), ""]
+    return lines[:-1]
+
+
+def _trainings(trainings: Trainings) -> list[str]:
+    """Ratios with intervals between trainings, and each training's ρ."""
+    names = [name for name in trainings.score if not name.startswith("error")]
+    rows = []
+    for beta in trainings.betas:
+        ratios = [trainings.ratio(name, beta) for name in names]
+        radii = [
+            ", ".join(f"{value:.3g}" for value in trainings.means("ρ", beta, mixed=mixed))
+            for mixed in (False, True)
+        ]
+        cells = ["one training" if interval is None else str(interval) for interval in ratios]
+        rows.append([f"{beta:.3g}", *cells, *radii])
+    return table(["β", *names, "ρ of each without", "ρ of each with"], rows)
+
+
+def ratios_table(record: Record, flat: Record) -> list[str]:
+    """Quantiles over images of the ratio of ρ, for ten of the VAEs."""
+    record, flat = _few(record.of_one_seed()), _few(flat.of_one_seed())
+    ratios = np.divide(*combined.radii(record, flat))
+    rows = [
+        [f"{beta:.4g}", *(f"{value:.3g}" for value in np.quantile(one, (0.05, 0.5, 0.95)))]
+        for beta, one in zip(record["beta"], ratios, strict=True)
+    ]
+    return table(["β", "5 % of images", "median", "95 %"], rows)
+
+
+def _few(record: Record) -> Record:
+    chosen = np.linspace(0, len(record["beta"]) - 1, _TABLED).round().astype(int)
+    return record.select(np.unique(chosen))
+
+
+def table(titles: list[str], rows: list[list[str]]) -> list[str]:
+    """Markdown."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]

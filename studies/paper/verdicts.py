@@ -1,0 +1,117 @@
+"""The rules by which numbers become verdicts on the paper's claims: all of them, in one place."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .statistics import Correlation, Interval
+
+CONFIRMED, REFUTED = "confirmed", "refuted"
+UNDECIDED, CONDITIONAL = "undecided", "conditional"
+FEWEST = 8  # different β without which there is no trend: with 4, chance alone makes one often
+LEVEL = 0.01  # probability by chance above which a trend is none
+STRONG = 0.9  # rank correlation from which a trend is called one without exceptions
+_MOST = 6  # cases that are named one by one
+COLLAPSED = 0.85  # share of the pixels' variance from which the error says that the code is unused
+
+RULES = f"""\
+- **confirmed**: the numbers show it; **refuted**: they show the opposite; **undecided**: they show
+  neither.
+- **conditional**: it holds in some cases and the opposite holds in others, which are named.
+- A *trend* over β needs at least {FEWEST} different β and a permutation test with p < {LEVEL:g}.
+  It is confirmed if the rank correlation has the claimed sign and at least the size {STRONG},
+  conditional if it has the sign but is weaker, refuted if it has the other sign.
+- A *ratio* is confirmed to be below (above) a bound if its whole 95 % interval is.
+- A claim about several cases, such as values of β, is confirmed if it is for all of them. If it is
+  confirmed for some and refuted for others, it is conditional. Otherwise it is refuted if it is for
+  at least one, and else undecided.
+- A code is called *collapsed* if the error of reconstruction is at least {100 * COLLAPSED:.0f} %
+  of the pixels' variance, which is what a constant image would do. Such VAEs are left out of
+  verdicts on ratios, and marked.
+"""
+
+
+class Verdict(NamedTuple):
+    """What became of a claim, and in which cases.
+
+    Attributes:
+        word: one of the four.
+        which: where it holds and where not; empty if that needs no saying.
+    """
+
+    word: str
+    which: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.word}: {self.which}" if self.which else self.word
+
+
+def of_trend(found: Correlation, sign: int) -> Verdict:
+    """Whether something rises (``sign`` 1) or falls (−1) with β."""
+    if found.betas < FEWEST:
+        return Verdict(UNDECIDED, f"{found.betas} values of β are too few for a trend")
+    if found.p >= LEVEL:
+        return Verdict(UNDECIDED, "no trend either way")
+    if sign * found.value < 0:
+        return Verdict(REFUTED, f"it {'falls' if sign > 0 else 'rises'} instead")
+    if abs(found.value) < STRONG:
+        return Verdict(CONDITIONAL, f"it {'rises' if sign > 0 else 'falls'}, but not throughout")
+    return Verdict(CONFIRMED)
+
+
+def below(interval: Interval, bound: float = 1.0) -> str:
+    """Whether something is less than a bound."""
+    return CONFIRMED if interval.high < bound else REFUTED if interval.low > bound else UNDECIDED
+
+
+def above(interval: Interval, bound: float = 1.0) -> str:
+    """Whether something is more than a bound."""
+    return CONFIRMED if interval.low > bound else REFUTED if interval.high < bound else UNDECIDED
+
+
+def of_all(cases: Mapping[str, str], holds: str = "holds", fails: str = "does not") -> Verdict:
+    """Of several cases that all have to hold.
+
+    Args:
+        cases: the word for each case, by where that is, such as ``"at β = 0.01"``.
+        holds, fails: what is said of the cases where it is confirmed, and refuted.
+    """
+    words = set(cases.values())
+    if len(words) == 1:
+        return Verdict(*words)
+    phrases = {
+        CONFIRMED: holds,
+        CONDITIONAL: "holds on the whole, not throughout,",
+        REFUTED: fails,
+        UNDECIDED: "cannot be told",
+    }
+    found = {word: [name for name, it in cases.items() if it == word] for word in phrases}
+    which = "; ".join(
+        f"{phrases[word]} {_listed(names, len(cases))}" for word, names in found.items() if names
+    )
+    if CONDITIONAL in words or {CONFIRMED, REFUTED} <= words:
+        return Verdict(CONDITIONAL, which)
+    return Verdict(REFUTED if REFUTED in words else UNDECIDED, which)
+
+
+def collapsed(error: NDArray, variance: float | None) -> NDArray[np.bool_]:
+    """Which VAEs make nothing of their code, by their mean errors of reconstruction ``(n,)``.
+
+    None of them, as far as one knows, if the pixels' variance is not known.
+    """
+    return error >= (np.inf if variance is None else COLLAPSED * variance)
+
+
+def _listed(names: Sequence[str], total: int) -> str:
+    """Names as a sentence has them, a common beginning said once; of too many, their number."""
+    if len(names) > _MOST:
+        return f"in {len(names)} of {total} cases"
+    if len(names) == 1:
+        return names[0]
+    starts = {name.rpartition(" ")[0] for name in names}
+    if len(starts) == 1:
+        (start,) = starts
+        names = [names[0], *(name.removeprefix(start).lstrip() for name in names[1:])]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
