@@ -54,6 +54,7 @@ def test_a_checkpoint_says_how_it_was_trained(tmp_path):
         "likelihood": "gaussian",
         "objective": "elbo",
         "mixup": 0.5,
+        "mixup_form": "text",
         "schedule": "constant",
         "seed": 0,
     }

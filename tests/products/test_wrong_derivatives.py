@@ -47,11 +47,9 @@ def test_batch_normalisation_before_tokens(captured, size, dtype):
         Jv, Jtu = (J @ v.flatten(1).unsqueeze(-1)).squeeze(-1), (J.mT @ u).squeeze(-1)
     net, head, v = net.double(), head.double(), v.double()
     differences = (embed(x + 1e-6 * v) - embed(x - 1e-6 * v)) / 2e-6
-    rounding = {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(Jv.double(), differences, **rounding)
-    torch.testing.assert_close(
-        (Jtu.double() * v.flatten(1)).sum(1), (differences * u.squeeze(-1)).sum(1), **rounding
-    )
+    pulled, pushed = (Jtu.double() * v.flatten(1)).sum(1), (differences * u.squeeze(-1)).sum(1)
+    for found, expected in ((Jv.double(), differences), (pulled, pushed)):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 class Wrong(torch.autograd.Function):
