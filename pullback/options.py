@@ -79,7 +79,12 @@ def make_parser() -> ArgumentParser:
     _add_folder_options(score)
     score.add_argument("--out", required=True, type=str, metavar="RUN", help="the run folder")
     score.add_argument("-k", type=int, default=5, help="eigenpairs per image")
-    score.add_argument("--batch-size", type=int, default=64, help="images per product")
+    score.add_argument(
+        "--batch-size",
+        type=int | None,
+        metavar="N",
+        help="images per product; by default 32 to 512, the more the smaller they are",
+    )
     score.add_argument("--shard-size", type=int, default=512, help="images per file")
     score.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, …")
     score.add_argument(

@@ -1,5 +1,6 @@
 """Images read while others are scored, by processes of their own."""
 
+import math
 import os
 import pickle
 import signal
@@ -64,6 +65,17 @@ def usable_cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not everywhere
         return os.cpu_count() or 1
+
+
+def choose_batch_size(batch_size: int | None, images: Images, device: str) -> int:
+    """The number that is wanted, or as many images as make a product efficient.
+
+    Small ones take half as long each, on a CPU, where a batch holds 2¹⁹ numbers.
+    """
+    if batch_size is not None:
+        return require_integer("batch_size", batch_size, 1)
+    numbers = 2**19 if device.startswith("cpu") else 2**26
+    return min(512, max(32, numbers // math.prod(images.event_shape)))
 
 
 def choose_loaders(loaders: int | None, images: Images, device: torch.device) -> int:

@@ -19,7 +19,7 @@ from .actor import Task
 from .datasets import from_dataset
 from .encoders import EncoderSpec, make_encoder
 from .images import Images
-from .loading import choose_loaders
+from .loading import choose_batch_size, choose_loaders
 from .preparation import prepare
 from .progress import show_progress
 from .ray_driver import pack, score_with_ray
@@ -36,7 +36,7 @@ def score_images(
     run: str | Path,
     settings: Settings | None = None,
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     shard_size: int = 512,
     device: str = "cpu",
     loaders: int | None = None,
@@ -62,7 +62,7 @@ def score_images(
             perhaps, a ``"label"``. Computed with in the dtype of the encoder.
         run: the folder, made if absent.
         settings: see :class:`Settings`.
-        batch_size: images per product.
+        batch_size: images per product; by default 32 to 512, the more the smaller they are.
         shard_size: images per shard.
         device: any that PyTorch knows.
         loaders: processes that read images while others are scored, started as those of
@@ -89,7 +89,7 @@ def score_images(
     run, settings = Path(run), settings or Settings()
     refuse_foreign_folder(run)
     images = images if isinstance(images, Images) else from_dataset(images)
-    require_integer("batch_size", batch_size, 1)
+    batch_size = choose_batch_size(batch_size, images, device)
     workers = Workers(workers) if isinstance(workers, int) else workers
     team = None if workers is None else workers.on(device)
     packed = pack(encoder=encoder, images=images) if team else {}

@@ -1,12 +1,16 @@
 """A shard is a function of encoder, images, manifest and range, whoever computes it."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
 import pullback as pb
 from pullback import archive
 from pullback.archive.shards import list_shards
 from pullback.jobs import Settings, from_array
+from pullback.jobs.loading import choose_batch_size
 from pullback.jobs.preparation import prepare
 from pullback.jobs.shards import score_shard
 from tests.conftest import SmoothEncoder
@@ -52,3 +56,16 @@ def test_preparing_reads_two_images_only(tmp_path):
     million = pb.jobs.Images(images.path, 10**6, (12,), noted)
     prepare(pb.as_map(torch.nn.Linear(12, 6)), million, Settings(k=2))
     assert read == [(0, 2)]
+
+
+def test_batches_are_larger_for_smaller_images(tmp_path):
+    _, images = parts(tmp_path, 1)
+    sizes = {
+        shape: choose_batch_size(None, replace(images, event_shape=shape), "cpu")
+        for shape in ((1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 256, 256))
+    }
+    assert [*sizes.values()] == [512, 170, 42, 32]
+    assert choose_batch_size(None, replace(images, event_shape=(3, 64, 64)), "cuda:1") == 512
+    assert choose_batch_size(7, images, "cpu") == 7
+    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+        choose_batch_size(0, images, "cpu")
