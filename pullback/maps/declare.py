@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .changes import Snapshot
 from .inputs import (
     MisplacedTensorError,
     check_given,
@@ -14,6 +15,7 @@ from .inputs import (
     find_misplaced,
 )
 from .modules import (
+    TENSORS_IN_PLACE,
     ModuleCall,
     find_module,
     find_reachable,
@@ -124,7 +126,8 @@ class Map:
         return read_output(output, self.returns, self.pick)
 
     def _apply(self, x: Tensor, given: Sequence[Tensor], tensors: dict[str, Tensor] | None) -> Any:
-        x = x.clone()  # which the function may change in place
+        # The function may change these in place.
+        x, given = x.clone(), [tensor.clone() for tensor in given]
         try:
             if self._call is None:
                 return self.fn(x, *given)
@@ -157,6 +160,11 @@ class Map:
             own = {id(tensor) for _, tensor in named_tensors(self.module)}
         return [t for _, t in self._find_tensors() if id(t) not in own]
 
+    def discrete_tensors(self) -> list[Tensor]:
+        """The module's parameters and buffers that :meth:`tensors` leaves out."""
+        named = () if self.module is None else named_tensors(self.module)
+        return [tensor for _, tensor in named if not tensor.is_floating_point()]
+
     def check(self, x: Tensor, given: Sequence[Tensor] = ()) -> Signature:
         """Refuse an input or a map that has no pullback metric; otherwise say what it returns.
 
@@ -180,7 +188,7 @@ class Map:
             return self._validated[key]
         x, given = leave_inference_mode(x).detach(), list(map(leave_inference_mode, given))
         if key not in self._validated:
-            mean, std = validate(self._attempt, x, given)
+            mean, std = self._validate(x, given)
             if self._named:
                 self._check_part_of_module(x[:1], [tensor[:1] for tensor in given])
             self._validated[key] = Signature(mean.shape[1:], None if std is None else std.shape[1:])
@@ -189,6 +197,29 @@ class Map:
             validate_size(self, x.contiguous(), given)
             self._sizes[key].add(len(x))
         return self._validated[key]
+
+    def _validate(self, x: Tensor, given: Sequence[Tensor]) -> Outputs:
+        """Mean and std of one sample of a map that behaves; its tensors stay as they were."""
+        found: Outputs | Exception
+        with TENSORS_IN_PLACE:
+            snapshot = Snapshot(self.modules(), self._find_tensors())
+            try:
+                found = validate(self._attempt, x, given)
+            except (TypeError, ValueError) as error:
+                found = error
+            changed = snapshot.restore()
+        own = {} if self.module is None else dict(named_tensors(self.module))
+        for name in sorted(changed - own.keys()):
+            raise ValueError(
+                f"the map changes its {name!r} when it is called; call .eval(), or name the module "
+                "that it belongs to, pb.as_map(fn, module=…), so that a copy can stand in for it"
+            )
+        if self._call is not None and changed - self._call.changing:
+            self._call.changing |= changed
+            return self._validate(x, given)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def _attempt(
         self, x: Tensor, given: Sequence[Tensor], tensors: dict[str, Tensor] | None = None

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 # How far to look for modules from a callable, and into containers on the way.
 _DEPTH, _WIDTH = 5, 100
 
-# Held while a user's module runs, as its tensors may be replaced in another thread.
-_TENSORS_IN_PLACE = threading.RLock()
+# Held while a user's module runs or is watched, as its tensors may be replaced in another thread.
+TENSORS_IN_PLACE = threading.RLock()
 
 Found = tuple[str, nn.Module | Tensor]
 
@@ -57,6 +57,8 @@ class ModuleCall(nn.Module):
         self.owner = module
         # In a list, so that it is no further part if it is a module: every tensor has one name.
         self._fn = [fn]
+        # Names of the tensors that the function changes: copies stand in for them.
+        self.changing: set[str] = set()
 
     def forward(self, *args: Any) -> Any:
         """Call the function."""
@@ -68,16 +70,17 @@ class ModuleCall(nn.Module):
         It is the one place where tensors of a user's module are replaced, and put back. No other
         thread calls a module meanwhile; where all tensors are its own, none is replaced.
         """
-        with _TENSORS_IN_PLACE:
+        with TENSORS_IN_PLACE:
             own = dict(named_tensors(self.owner))
-            if all(own.get(name) is tensor for name, tensor in tensors.items()):
+            as_is = all(own.get(name) is tensor for name, tensor in tensors.items())
+            if as_is and not self.changing:
                 return self(*args)
-            return self._call_replaced(tensors, args)
-
-    def _call_replaced(self, tensors: dict[str, Tensor], args: Sequence[Any]) -> Any:
-        buffers = {name: b.to(args[0].device) for name, b in self.owner.named_buffers()}
-        replaced = {f"owner.{name}": tensor for name, tensor in (buffers | tensors).items()}
-        return torch.func.functional_call(self, replaced, tuple(args))
+            buffers = {name: b.to(args[0].device) for name, b in self.owner.named_buffers()}
+            replaced = buffers | tensors
+            for name in self.changing & own.keys():
+                replaced[name] = replaced.get(name, own[name]).clone()
+            named = {f"owner.{name}": tensor for name, tensor in replaced.items()}
+            return torch.func.functional_call(self, named, tuple(args))
 
 
 def leave_inference_mode(tensor: Tensor) -> Tensor:
