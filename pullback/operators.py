@@ -17,6 +17,7 @@ from .products import (
     AutogradLinearization,
     Linearization,
     RecentLinearizations,
+    address,
     find_once,
     full_precision,
     identity,
@@ -200,7 +201,8 @@ class JacobianOperator(OperatorOfProducts):
         return [*self._args, *self.tensors.values(), *self._constants()]
 
     def _constants(self) -> list[Tensor]:
-        return find_once(("constants", self.fn), self.fn.constants)
+        fn = self.fn
+        return find_once(("constants", fn), lambda: [*fn.constants(), *fn.discrete_tensors()])
 
     def _linearization(self) -> Linearization:
         sources = self._sources()
@@ -217,7 +219,7 @@ class JacobianOperator(OperatorOfProducts):
             return AutogradLinearization(
                 lambda x: self._stacked(x, *inputs), flat, differentiable=True
             )
-        constants = tuple(t.data_ptr() for t in self._constants())
+        constants = tuple(map(address, self._constants()))
         arguments = *self.given_shapes, *(tensor.dtype for tensor in samplewise)
         key = self.event_shape, arguments, tuple(self.tensors), constants
         return linearize(self._stacked, flat, shared, samplewise, key, self.fn)
@@ -232,8 +234,15 @@ class JacobianOperator(OperatorOfProducts):
         ]
         mean, std = self.fn(x.reshape(-1, *self.event_shape), *given, tensors=tensors)
         if self.noise is None:
-            return stack(mean, std)
-        return combine_noise(mean, std, samplewise[-1])
+            outputs = stack(mean, std)
+        else:
+            outputs = combine_noise(mean, std, samplewise[-1])
+        if outputs.shape[1] != self.num_outputs:
+            raise ValueError(
+                f"the map returned {outputs.shape[1]} numbers for a sample, and {self.num_outputs} "
+                "when it was first looked at; declare what it is now with pb.as_map"
+            )
+        return outputs
 
     def to_dense(self) -> Tensor:
         """The matrix itself, ``(*batch, M, N)``, from M VJPs or N JVPs, whichever are fewer."""

@@ -1,7 +1,7 @@
 """J v and Jᵀu of a function at a point; the primal work is done once."""
 
 from .blocks import identity, identity_blocks, with_batch_as_columns
-from .cache import Linearization, RecentLinearizations, find_once
+from .cache import Linearization, RecentLinearizations, address, find_once
 from .calls import library_call
 from .devices import MAX_BLOCK, max_block
 from .double_backward import AutogradLinearization
@@ -14,6 +14,7 @@ __all__ = [
     "AutogradLinearization",
     "Linearization",
     "RecentLinearizations",
+    "address",
     "find_once",
     "full_precision",
     "identity",

@@ -7,9 +7,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
-from .checksums import checksums
+from .checksums import checksums, list_strided
 
 Value = TypeVar("Value")
 
@@ -182,8 +183,13 @@ def _places_of(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
     """Where the numbers of each are, and how often they were changed."""
     try:
         return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
-    except RuntimeError:  # inference tensors do not count their changes
-        return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+    except RuntimeError:  # inference tensors do not count their changes; sparse ones are several
+        return [(address(t), 0 if t.is_inference() else t._version) for t in tensors]
+
+
+def address(tensor: Tensor) -> int:
+    """Where a tensor's numbers are; of a sparse one, its values."""
+    return list_strided(tensor)[-1].data_ptr()
 
 
 def _are_identical(tensors: Sequence[Tensor], entry: _Entry) -> bool:
@@ -199,4 +205,5 @@ def _are_same(tensors: Sequence[Tensor], held: Sequence[Tensor]) -> bool:
 
 
 def _layout_of(tensor: Tensor) -> tuple:
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+    order = tensor.stride() if tensor.layout == torch.strided else tensor.layout
+    return tensor.shape, order, tensor.dtype, tensor.device

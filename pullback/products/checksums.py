@@ -23,14 +23,28 @@ def checksums(tensors: Sequence[Tensor]) -> list[Hashable]:
 
     What lies on other devices is waited for once.
     """
-    tensors = [tensor.detach().resolve_conj().resolve_neg() for tensor in tensors]
-    sums = {i: _sum_words(t) for i, t in enumerate(tensors) if t.device.type != "cpu"}
-    devices = {value.device for value in sums.values()}
-    for device in devices:
+    several = [list_strided(tensor) for tensor in tensors]
+    parts = [part.resolve_conj().resolve_neg() for group in several for part in group]
+    sums = {i: _sum_words(t) for i, t in enumerate(parts) if t.device.type != "cpu"}
+    for device in {value.device for value in sums.values()}:
         there = [i for i, value in sums.items() if value.device == device]
         copied = torch.stack([sums[i] for i in there]).cpu()
         sums |= dict(zip(there, copied, strict=True))
-    return [int(sums[i]) if i in sums else _sum_on_host(t) for i, t in enumerate(tensors)]
+    found = [int(sums[i]) if i in sums else _sum_on_host(t) for i, t in enumerate(parts)]
+    rest = iter(found)
+    return [tuple(next(rest) for _ in group) for group in several]
+
+
+def list_strided(tensor: Tensor) -> list[Tensor]:
+    """The tensors that a sparse one consists of, the values last."""
+    tensor = tensor.detach()
+    if tensor.layout == torch.strided:
+        return [tensor]
+    if tensor.layout == torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
 
 
 def _sum_words(tensor: Tensor) -> Tensor:

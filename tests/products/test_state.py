@@ -255,3 +255,74 @@ def test_without_private_parts_of_onednn_weights_are_not_packed(monkeypatch, cap
         product = pb.jacobian(pb.as_map(net), X) @ v
     assert caplog.text.count("mkldnn._no_such_operation") == 1
     torch.testing.assert_close(product, dense_jacobian(net, X) @ v)
+
+
+class Sparse(nn.Module):
+    """Features averaged over neighbours in a graph, and a layer."""
+
+    neighbours: Tensor
+
+    def __init__(self, layout: torch.layout) -> None:
+        super().__init__()
+        neighbours = (torch.rand(6, 6, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+        self.register_buffer("neighbours", neighbours.to_sparse(layout=layout))
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.layer((self.neighbours @ x.mT).mT).tanh()
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: lambda x: net(x)])
+def test_sparse_tensors_of_a_map(layout, wrap):
+    net, x = Sparse(layout), torch.rand(3, 6)
+    encoder = pb.as_map(wrap(net))
+    for _ in range(2):
+        with torch.enable_grad():
+            J = dense_jacobian(net, x).detach()
+        metric = pb.expected_metric(encoder, x)
+        torch.testing.assert_close(metric.to_dense(), J.mT @ J)
+        torch.testing.assert_close(pb.score(encoder, x, k=2).trace, (J**2).sum((1, 2)))
+        net.neighbours.values().mul_(2) if layout != torch.sparse_coo else net.neighbours.mul_(2)
+        with torch.enable_grad():
+            J = dense_jacobian(net, x).detach()
+        torch.testing.assert_close(metric.to_dense(), J.mT @ J)
+
+
+class Permuting(nn.Module):
+    """A layer after a permutation, a mask, and a complex factor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+        self.register_buffer("order", torch.tensor([3, 0, 5, 1, 4, 2]))
+        self.register_buffer("mask", torch.tensor([True, True, False, True, True, True]))
+        self.factor = nn.Parameter(torch.rand(4, dtype=torch.complex64))
+
+    def forward(self, x):
+        return (self.layer((x * self.mask)[:, self.order]) * self.factor).imag.tanh()
+
+
+@pytest.mark.parametrize("name", ["order", "mask", "factor"])
+@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: lambda x: net(x)])
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_products_of_a_metric_follow_tensors_that_are_no_floats(name, wrap, differentiable):
+    net, x, v = Permuting(), torch.rand(3, 6), torch.rand(3, 6, 1)
+    metric = pb.expected_metric(wrap(net), x)
+    for _ in range(2):
+        with torch.enable_grad():
+            J = dense_jacobian(net, x).detach()
+        with torch.set_grad_enabled(differentiable):
+            torch.testing.assert_close((metric @ v).detach(), J.mT @ (J @ v))
+        tensor = getattr(net, name)
+        tensor.copy_(tensor.flip(0))
+
+
+def test_a_map_that_returns_more_than_at_first_says_so():
+    net, x = nn.Sequential(nn.Linear(6, 4), nn.Tanh()), torch.rand(3, 6)
+    encoder = pb.as_map(net)
+    assert pb.score(encoder, x, k=2).converged.all()
+    net[0] = nn.Linear(6, 7)
+    with pytest.raises(ValueError, match="returned 7 numbers for a sample, and 4 when it was"):
+        pb.score(encoder, x, k=2)
