@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -39,8 +40,11 @@ STYLE: Any = {
 }
 # Values spread over more than this are shown on a logarithmic axis.
 _WIDE = 30.0
-# More points than this are drawn as pixels: each would be a mark in the page.
+# Values that differ by less, relatively, differ by rounding.
+_SAME = 1e-5
+# More points than this are counted where they lie: they would hide each other.
 _MOST_MARKS = 1500
+_DENSITY = LinearSegmentedColormap.from_list("density", ["#cfe0ea", ACCENT, INK])
 Drawing = Callable[[Axes, Contents], None]
 
 
@@ -98,8 +102,7 @@ def _draw_histogram(axes: Axes, values: NDArray) -> None:
         _say_nothing_there(axes)
         return
     wide = _is_wide(values)
-    bins = np.histogram_bin_edges(np.log(values) if wide else values, _bins(values))
-    axes.hist(values, bins=(np.exp(bins) if wide else bins).tolist(), color=ACCENT)
+    axes.hist(values, bins=_edges(values, wide), color=ACCENT)
     axes.grid(visible=False, axis="x")
     median = float(np.median(values))
     axes.axvline(median, color=INK, linewidth=1, linestyle="--")
@@ -116,9 +119,18 @@ def _scale(axes: Axes, wide: bool) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
-def _bins(values: NDArray) -> int:
-    """Some more for more images; few enough to be told apart in print."""
-    return int(np.clip(np.sqrt(len(values)), 5, 50))
+def _edges(values: NDArray, wide: bool) -> list[float]:
+    """Of some more bins for more images; few enough to be told apart in print."""
+    low, high = float(values.min()), float(values.max())
+    if high - low <= _SAME * max(abs(low), abs(high)):
+        margin = 0.01 * max(abs(low), abs(high)) or 0.5
+        low, high = low - margin, high + margin
+    count = int(np.clip(np.sqrt(len(values)), 5, 50)) + 1
+    if not wide:
+        return np.linspace(low, high, count).tolist()
+    edges = np.geomspace(low, high, count)
+    edges[[0, -1]] = low, high  # and not beside them by rounding
+    return edges.tolist()
 
 
 def _is_wide(values: NDArray) -> bool:
@@ -155,17 +167,24 @@ def _draw_scatter(axes: Axes, contents: Contents) -> None:
     if not there.any():
         _say_nothing_there(axes)
         return
-    many = int(there.sum()) > _MOST_MARKS
-    axes.scatter(
-        radius[there],
-        entropy[there],
-        s=3 if many else 10,
-        alpha=0.25 if many else 0.6,
-        color=ACCENT,
-        linewidths=0,
-        rasterized=many,
-    )
-    _scale(axes, _is_wide(radius[there]))
+    x, y = radius[there].astype(np.float64), entropy[there].astype(np.float64)
+    wide = _is_wide(x)
+    if len(x) <= _MOST_MARKS:
+        axes.scatter(x, y, s=10, alpha=0.6, color=ACCENT, linewidths=0)
+    else:
+        counts = axes.hexbin(
+            x,
+            y,
+            gridsize=40,
+            mincnt=1,
+            bins="log",
+            xscale="log" if wide else "linear",
+            cmap=_DENSITY,
+            linewidths=0.2,
+            rasterized=True,
+        )
+        axes.figure.colorbar(counts, ax=axes, label="images", pad=0.02)
+    _scale(axes, wide)
     axes.set(xlabel="spectral radius ρ", ylabel="entropy S in nats")
 
 
