@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ..products.cache import checksum
+from ..products.checksums import checksums
 
 
 class Snapshot:
@@ -29,8 +29,10 @@ class Snapshot:
                 if part._buffers.get(name) is not buffer:
                     part._buffers[name] = buffer
                     changed.add(f"{prefix}.{name}".lstrip("."))
-        for name, tensor, copy in self._copies:
-            if checksum(tensor) != checksum(copy):
+        before = checksums([copy for _, _, copy in self._copies])
+        now = checksums([tensor for _, tensor, _ in self._copies])
+        for (name, tensor, copy), one, other in zip(self._copies, before, now, strict=True):
+            if one != other:
                 with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                     tensor.data.copy_(copy)
                 changed.add(name)
