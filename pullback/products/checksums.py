@@ -25,7 +25,8 @@ def checksums(tensors: Sequence[Tensor]) -> list[Hashable]:
     """
     several = [list_strided(tensor) for tensor in tensors]
     parts = [part.resolve_conj().resolve_neg() for group in several for part in group]
-    sums = {i: _sum_words(t) for i, t in enumerate(parts) if t.device.type != "cpu"}
+    elsewhere = {i: t for i, t in enumerate(parts) if t.device.type not in ("cpu", "meta")}
+    sums = {i: _sum_words(t) for i, t in elsewhere.items()}
     for device in {value.device for value in sums.values()}:
         there = [i for i, value in sums.items() if value.device == device]
         copied = torch.stack([sums[i] for i in there]).cpu()
@@ -63,6 +64,8 @@ def _factors_on(device: torch.device) -> Tensor:
 
 
 def _sum_on_host(tensor: Tensor) -> Hashable:
+    if tensor.is_meta:  # no numbers
+        return 0
     if tensor.dtype == torch.bfloat16:  # NumPy has no such numbers
         tensor = tensor.view(torch.int16)
     array: NDArray[Any] = np.ascontiguousarray(tensor.numpy())

@@ -142,6 +142,8 @@ def of_damage(record: Record, variance: float | None) -> list[Claim]:
     """Whether ρ of an image says how much its reconstruction suffers, within each VAE."""
     gone = collapsed(record["reconstruction_error"].mean(1, dtype=float), variance)
     kept, found = np.flatnonzero(~gone), []
+    if len(kept) == 0:
+        return []
     for k, label in enumerate(marked_labels(record.arrays)):
         rise = record["attack_error"][..., k] - record["reconstruction_error"]
         some = [rank_correlation(record.radius[i], rise[i]) for i in kept]

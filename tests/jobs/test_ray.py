@@ -126,7 +126,7 @@ def test_what_a_worker_raises_is_told_as_it_is(place, ray, capsys):
     bad[7] = np.nan
     np.save("nan.npy", bad)
     status = score("declared", "run", "--shard-size", 3, "--workers", 1, data="nan.npy")
-    refused(capsys, status, "pullback score: image 7 of nan.npy holds NaN or infinite values\n")
+    refused(capsys, status, "pullback score: image 7 of nan.npy holds NaN or infinite values")
 
 
 SMALL = """
