@@ -98,7 +98,7 @@ class Worker:
             raise ValueError(f"it would score another run: {'; '.join(refused)}")
         self._accepted = list(differences.values())
         loaders = choose_loaders(task.loaders, images, self._device)
-        self._reader = Reader(images, loaders, pinned=self._device.type == "cuda")
+        self._reader = Reader(images, loaders, self._device)
 
     def score(self, number: int) -> list[str]:
         """Score a shard and write its file; what there is to tell the user."""

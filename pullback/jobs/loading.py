@@ -6,7 +6,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,7 +85,6 @@ def choose_loaders(loaders: int | None, images: Images, device: torch.device) ->
     user's own may not bear to be copied.
     """
     if loaders is not None:
-        require_integer("loaders", loaders, 0)
         return loaders
     if device.type == "cpu" or images.names is None:
         return 0
@@ -93,13 +92,13 @@ def choose_loaders(loaders: int | None, images: Images, device: torch.device) ->
 
 
 @contextmanager
-def reading(images: Images, loaders: int, pinned: bool = False) -> Iterator["Reader"]:
+def reading(images: Images, loaders: int, device: torch.device) -> Iterator["Reader"]:
     """A reader, whose processes end with the block.
 
     Raises:
         RuntimeError: one of them has ended before.
     """
-    reader = Reader(images, loaders, pinned)
+    reader = Reader(images, loaders, device)
     try:
         yield reader
     except RuntimeError as error:
@@ -120,11 +119,15 @@ class Reader:
         images: the data set.
         loaders: processes that read ahead, and are kept from one series of batches to the next; 0
             for none, so that a batch is read when it is asked for.
-        pinned: whether they leave images where a GPU can copy them from while it computes.
+        device: where the images go. What is read ahead is put where a GPU can copy it from while it
+            computes.
     """
 
-    def __init__(self, images: Images, loaders: int = 0, pinned: bool = False) -> None:
+    def __init__(
+        self, images: Images, loaders: int = 0, device: torch.device | None = None
+    ) -> None:
         self._images = images
+        self._gpu = device if device is not None and device.type == "cuda" else None
         self._ranges: list[Range] = []
         self._iterator: Any = None
         self._loader: DataLoader[Batch] | None = None
@@ -135,7 +138,7 @@ class Reader:
                 sampler=self._ranges,
                 num_workers=loaders,
                 collate_fn=_as_it_is,
-                pin_memory=pinned,
+                pin_memory=self._gpu is not None,
                 worker_init_fn=_stay_quiet,
                 generator=torch.Generator(),  # else it draws from the one of all
                 persistent_workers=True,
@@ -154,7 +157,9 @@ class Reader:
             return
         self._ranges[:] = ranges
         try:
-            self._iterator = iter(self._loader)
+            # A thread of PyTorch pins what has been read, for the device that is current now.
+            with nullcontext() if self._gpu is None else torch.cuda.device(self._gpu):
+                self._iterator = iter(self._loader)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise TypeError(
                 f"the images cannot be sent to the processes that read them: {error}; without "

@@ -197,7 +197,7 @@ def _reason_of(error: Any) -> BaseException:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _import_ray() -> Any:
@@ -242,6 +242,8 @@ def _initialise(ray: Any, options: dict[str, Any]) -> None:
     except ConnectionError as error:
         address = options["address"]
         raise ConnectionError(f"there is no Ray at {address}: {_first_line(error)}") from error
+    except Exception as error:  # as it is, without a kind of its own
+        raise RuntimeError(f"Ray cannot be started: {_first_line(error)}") from error
 
 
 @contextmanager

@@ -90,7 +90,9 @@ def score_images(
     refuse_foreign_folder(run)
     images = images if isinstance(images, Images) else from_dataset(images)
     batch_size = choose_batch_size(batch_size, images, device)
-    workers = Workers(workers) if isinstance(workers, int) else workers
+    if loaders is not None:
+        require_integer("loaders", loaders, 0)
+    workers = workers if workers is None or isinstance(workers, Workers) else Workers(workers)
     team = None if workers is None else workers.on(device)
     packed = pack(encoder=encoder, images=images) if team else {}
     # Where there are workers, this process computes next to nothing.
@@ -121,7 +123,7 @@ def score_images(
             )
         elif todo:
             task = Task(
-                run=run.resolve(),
+                run=run.absolute(),
                 manifest=manifest,
                 folder=Path.cwd(),
                 provenance=provenance or {},

@@ -33,7 +33,7 @@ def score_serially(
         accepted: see :func:`pullback.archive.origin.describe_maker`.
         loaders: processes that read ahead, across shards.
     """
-    with reading(images, loaders, pinned=device.type == "cuda") as reader:
+    with reading(images, loaders, device) as reader:
         batches = reader.read(
             batch for shard in shards for batch in cut(shard.start, shard.stop, batch_size)
         )

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, TensorDataset, get_worker_info
 import pullback as pb
 from pullback import archive
 from pullback.jobs import Images, Settings, open_images
-from pullback.jobs.loading import choose_loaders
+from pullback.jobs.loading import choose_loaders, cut, reading
 from tests.shell import names, refused, run, score
 
 ROOT = Path(__file__).parents[2]
@@ -193,6 +193,7 @@ def test_how_many_read_unless_the_user_says_so(place, monkeypatch, capsys):
     assert choose_loaders(None, files, cpu) == choose_loaders(None, array, gpu) == 0
     assert choose_loaders(3, array, cpu) == 3
     refused(capsys, score("declared", "run", "--loaders", -1), "loaders=-1 must be at least 0")
+    assert not (place / "run").exists()
 
 
 def test_images_that_only_say_how_they_are_read(tmp_path):
@@ -201,3 +202,22 @@ def test_images_that_only_say_how_they_are_read(tmp_path):
     pb.score_images(linear(3), images, tmp_path / "run", Settings(k=2), loaders=1)
     assert len(archive.read(tmp_path / "run")["trace"]) == 9
     assert run("info", tmp_path / "run") == 0
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_copies_from_pinned_memory(place):
+    """And from that of the processes that read, where it would wait for each copy."""
+    save_pictures(place / "folder", 9)
+    images = open_images("folder")
+    with reading(images, 1, torch.device("cuda")) as reader:
+        for batch, (start, stop) in zip(reader.read(cut(0, 9, 4)), cut(0, 9, 4), strict=True):
+            ((first, part),) = batch.parts
+            assert first == start
+            assert isinstance(part, torch.Tensor)
+            assert part.is_pinned()
+            np.testing.assert_array_equal(part.numpy(), images.read(start, stop))
+    encoder, settings = linear(), Settings(k=2)
+    for loaders in (0, 2):
+        pb.score_images(encoder, images, str(loaders), settings, device="cuda", loaders=loaders)
+    equal("0", "2")
