@@ -26,6 +26,7 @@ from .products import (
     linearize,
     max_block,
     refuse_transforms,
+    steady_tensors,
     with_batch_as_columns,
 )
 from .weights import weight_for
@@ -300,6 +301,7 @@ class PullbackMetric(OperatorOfProducts):
         args = (arg._expand_batch(batch_shape) for arg in self._args)
         return self.__class__(*args, **self._kwargs)
 
+    @steady_tensors()  # the map's are compared once for both products
     @full_precision()
     def _matmul(self, rhs: Tensor) -> Tensor:
         if rhs.ndim == 1:
@@ -317,6 +319,7 @@ class PullbackMetric(OperatorOfProducts):
         """M times columns ``(*batch, M, C)``."""
         return columns if self.weight is None else self.weight._matmul(columns)
 
+    @steady_tensors()
     @full_precision()
     def _diagonal(self) -> Tensor:
         rows, columns = self.jacobian.shape[-2:]
@@ -339,6 +342,7 @@ class PullbackMetric(OperatorOfProducts):
         """
         return self._diagonal().sum(-1)
 
+    @steady_tensors()
     @full_precision()
     def to_dense(self) -> Tensor:
         """The matrix itself, ``(*batch, N, N)``: for tests and small N."""

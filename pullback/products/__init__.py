@@ -1,7 +1,7 @@
 """J v and Jᵀu of a function at a point; the primal work is done once."""
 
 from .blocks import identity, identity_blocks, with_batch_as_columns
-from .cache import Linearization, RecentLinearizations, address, find_once
+from .cache import Linearization, RecentLinearizations, address, find_once, steady_tensors
 from .calls import library_call
 from .devices import MAX_BLOCK, max_block
 from .double_backward import AutogradLinearization
@@ -24,5 +24,6 @@ __all__ = [
     "linearize",
     "max_block",
     "refuse_transforms",
+    "steady_tensors",
     "with_batch_as_columns",
 ]

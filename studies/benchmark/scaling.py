@@ -16,6 +16,7 @@ from models import training
 from models.vae import VAE, ConvVAE
 from pullback.eigen import expected_products
 from pullback.eigen.records import PROBES
+from pullback.products import steady_tensors
 from pullback.products.captured import CapturedLinearization
 
 from .comparison import K, encoder_of
@@ -80,7 +81,8 @@ def cost_of_parts(vae: VAE, batches: list[Tensor], k: int) -> Parts:
     forwards, counted = [], []
     for x in batches:
         forward = torch.no_grad()(partial(vae.encode, x))
-        measured = _products(pb.jacobian(encoder, x), forward)
+        with steady_tensors():  # as within a score
+            measured = _products(pb.jacobian(encoder, x), forward)
         with (
             time_in(pullback.operators, "linearize") as primal,
             time_in(CapturedLinearization, "jvp", "vjp") as products,
