@@ -146,8 +146,9 @@ class ScaledOperator(LinearOperator):
         return ScaledOperator(self.base.mT, self.samples, self.scale)
 
     def __getitem__(self, index: Any) -> "ScaledOperator":
-        """Some samples, by a slice or by indices on the host."""
-        return ScaledOperator(self.base[index], self.samples[index], self.scale)
+        """Some samples, by a slice or by indices."""
+        there = index.to(self.samples.device) if isinstance(index, Tensor) else index
+        return ScaledOperator(self.base[index], self.samples[there], self.scale)
 
     def matmul(self, other: Tensor) -> Tensor:
         """The product with columns ``(B, N, C)``."""

@@ -36,12 +36,12 @@ def open_numpy(path: Path) -> Images:
     stamp = Stamp.of(path.stat())
     whole = from_array(path, images, labels, {k: str(v) for k, v in vars(stamp).items()})
 
-    def read(start: int, stop: int) -> NDArray[np.floating]:
-        part = whole.read(start, stop)
+    def read(start: int, stop: int) -> NDArray:
+        part = whole.read_stored(start, stop)
         require_unchanged(path, stamp)
         return part
 
-    return replace(whole, read=read)
+    return replace(whole, read_stored=read)
 
 
 def open_idx(path: Path) -> Images:

@@ -78,7 +78,7 @@ class _Items:
         self.first = self.read_one(0)
         self.labels = None if self.first.label is None else np.zeros(len(dataset), np.int64)
 
-    def read(self, start: int, stop: int) -> NDArray[np.floating]:
+    def read(self, start: int, stop: int) -> NDArray:
         """Pixels of some items; their labels are noted."""
         first, name = self.first, self._name
         part = np.empty((stop - start, *first.pixels.shape), first.pixels.dtype)
@@ -128,7 +128,7 @@ def _as_label(value: Any) -> int | None:
 
 
 def _as_pixels(image: Any, what: str, framing: Framing) -> NDArray:
-    """float32 or float64, bytes divided by 255."""
+    """uint8, float32 or float64."""
     if isinstance(image, Image.Image):
         framing.format_of(image, what)
         pixels: NDArray = framing.pixels_of(image)
@@ -147,7 +147,7 @@ def _as_pixels(image: Any, what: str, framing: Framing) -> NDArray:
             "that starts with one, or a dictionary with an 'image', is needed"
         )
     if pixels.dtype == np.uint8:
-        return pixels.astype(np.float32) / np.float32(255)
+        return pixels
     if pixels.dtype.kind != "f":
         raise TypeError(
             f"{what} holds {pixels.dtype} values; uint8 (0 to 255) or floating point is needed"

@@ -83,10 +83,9 @@ def _open_files(path: Path, folder: Path, files: list[_Listed], options: FolderO
     paths, stamps = [file for file, _ in files], [stamp for _, stamp in files]
     one, first = _find_first(path, paths, options)
 
-    def read(start: int, stop: int) -> NDArray[np.float32]:
+    def read(start: int, stop: int) -> NDArray[np.uint8]:
         listed = zip(paths[start:stop], stamps[start:stop], strict=True)
-        pixels = [_read_one(file, stamp, framing, one, first) for file, stamp in listed]
-        return np.stack(pixels).astype(np.float32) / np.float32(255)
+        return np.stack([_read_one(file, stamp, framing, one, first) for file, stamp in listed])
 
     # A name that is no UTF-8 is kept with escapes, as it cannot be stored otherwise.
     relative = [os.path.relpath(file, folder) for file in paths]

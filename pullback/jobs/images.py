@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 
 class BadImageError(ValueError):
@@ -23,9 +25,9 @@ class Images:
         path: where they come from.
         count: how many.
         event_shape: shape of one image, with the channel first.
-        read: ``read(start, stop)`` gives ``(stop − start, *event_shape)``, float64 if they are
-            stored so, else float32; bytes become numbers in [0, 1]. A ValueError says which image
-            cannot be read, or has changed since the images were opened; it is a BadImageError
+        read_stored: ``read_stored(start, stop)`` gives ``(stop − start, *event_shape)``: bytes as
+            they are, uint8, else float64 if they are stored so, or float32. A ValueError says which
+            image cannot be read, or has changed since the images were opened; it is a BadImageError
             where others can be read all the same.
         labels: ``(count,)`` int64, or None where unknown.
         names: file names within the folder, or None if the images do not come from one.
@@ -38,7 +40,7 @@ class Images:
     path: Path
     count: int
     event_shape: tuple[int, ...]
-    read: Callable[[int, int], NDArray[np.floating]]
+    read_stored: Callable[[int, int], NDArray]
     labels: NDArray[np.int64] | None = None
     names: list[str] | None = None
     facts: dict[str, str] = field(default_factory=dict)
@@ -50,14 +52,24 @@ class Images:
             return Images, tuple(getattr(self, field.name) for field in fields(self))
         return _reopen, (self.source, self.path, self.count, self.facts)
 
+    def read(self, start: int, stop: int) -> NDArray[np.floating]:
+        """The same in floating point; bytes become numbers in [0, 1]."""
+        return as_numbers(torch.from_numpy(self.read_stored(start, stop))).numpy()
+
     def read_finite(self, start: int, stop: int) -> NDArray[np.floating]:
-        """What ``read`` gives.
+        """What :meth:`read` gives.
 
         Raises:
             ValueError: an image cannot be read, or holds NaN or infinite values, which is a
                 BadImageError; it is named.
         """
-        images = self.read(start, stop)
+        return as_numbers(torch.from_numpy(self.read_stored_finite(start, stop))).numpy()
+
+    def read_stored_finite(self, start: int, stop: int) -> NDArray:
+        """What ``read_stored`` gives; raises as :meth:`read_finite` does."""
+        images = self.read_stored(start, stop)
+        if images.dtype == np.uint8:
+            return images
         finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
         if not finite.all():
             bad = start + int(np.argmin(finite))
@@ -65,12 +77,12 @@ class Images:
         return images
 
     def read_parts(self, start: int, stop: int) -> Iterator[tuple[int, NDArray | BadImageError]]:
-        """Finite images with the index of the first, in one part unless some are skipped.
+        """Finite images as stored, and the index of the first, in one part unless some are skipped.
 
         Each of those is a part of its own, its error.
         """
         try:
-            yield start, self.read_finite(start, stop)
+            yield start, self.read_stored_finite(start, stop)
             return
         except BadImageError as error:
             if not self.skip_bad:
@@ -97,6 +109,17 @@ def _reopen(source: Callable[[], Images], path: Path, count: int, facts: dict[st
     if (images.count, images.facts) != (count, facts):
         raise ValueError(f"{path} has changed since it was opened, or is another in this process")
     return images
+
+
+def as_numbers(images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Stored images in floating point, where they are; bytes become numbers in [0, 1].
+
+    These are those of float32 in every dtype and on every device.
+    """
+    if images.dtype == torch.uint8:
+        # A GPU would multiply by the rounded inverse of a number, and divides by a tensor.
+        images = images.float() / torch.full((), 255.0, device=images.device)
+    return images if dtype is None else images.to(dtype)
 
 
 @dataclass(frozen=True)
@@ -155,11 +178,9 @@ def from_array(
     return Images(path, len(images), tuple(images.shape[1:]), read, labels, facts=facts)
 
 
-def _read_array(images: NDArray, start: int, stop: int) -> NDArray[np.floating]:
-    part = images[start:stop]
-    if images.dtype == np.uint8:
-        return part.astype(np.float32) / np.float32(255)
-    return part.astype(np.float64 if images.dtype == np.float64 else np.float32)
+def _read_array(images: NDArray, start: int, stop: int) -> NDArray:
+    kept = images.dtype if images.dtype in (np.uint8, np.float64) else np.float32
+    return images[start:stop].astype(kept)
 
 
 def _hash_arrays(*arrays: NDArray | None) -> str:

@@ -41,7 +41,7 @@ def read_batch(images: Images, start: int, stop: int) -> Batch:
     """Read some images here and now.
 
     Raises:
-        ValueError: see :attr:`Images.read`.
+        ValueError: see :attr:`Images.read_stored`.
     """
     parts = [
         (first, part if isinstance(part, BadImageError) else _as_tensor(part))
@@ -149,7 +149,7 @@ class Reader:
 
         Raises:
             TypeError: the images cannot be sent to another process.
-            ValueError: see :attr:`Images.read`.
+            ValueError: see :attr:`Images.read_stored`.
         """
         if self._loader is None:
             for start, stop in ranges:

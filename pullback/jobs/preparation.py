@@ -14,7 +14,7 @@ from ..archive.columns import FORMAT, choose_columns
 from ..arguments import plain, require_integer
 from ..maps import Map, Signature
 from ..version import __version__
-from .images import BadImageError, Images
+from .images import BadImageError, Images, as_numbers
 from .settings import Settings
 
 _MOST_LATENTS = 1024
@@ -109,17 +109,17 @@ def _check_first(
     encoder: Map, images: Images, dtype: torch.dtype, device: torch.device | None
 ) -> Signature:
     """Refuse what can be wrong with the encoder, before any work; what it returns."""
-    samples = torch.from_numpy(_read_first(images))
+    samples = torch.from_numpy(_read_first(images)).to(device)
     try:
-        return encoder.check(samples.to(device, dtype))
+        return encoder.check(as_numbers(samples, dtype))
     except ValueError as error:
         raise ValueError(f"{error} (tried on the first images of {images.path})") from error
 
 
-def _read_first(images: Images) -> NDArray[np.floating]:
-    """The first two images, or one where there is no other; none that are skipped."""
+def _read_first(images: Images) -> NDArray:
+    """The first two images as stored, or one where there is no other; none that are skipped."""
     try:
-        return images.read_finite(0, min(2, images.count))
+        return images.read_stored_finite(0, min(2, images.count))
     except BadImageError:
         if not images.skip_bad:
             raise

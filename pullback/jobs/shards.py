@@ -1,5 +1,6 @@
 """The scores of one shard: a pure function of encoder, images, manifest and range."""
 
+import functools
 import hashlib
 import logging
 import warnings
@@ -21,7 +22,7 @@ from ..maps import Map
 from ..products import library_call
 from ..sampling import SeedCounter
 from ..scores import score
-from .images import BadImageError, Images
+from .images import BadImageError, Images, as_numbers
 from .loading import Batch, Reader, cut
 from .preparation import dtype_of
 from .settings import Settings
@@ -157,8 +158,7 @@ class _Scorer:
         if len(x) > self.batch_size:
             return self._score_halves(x, first)
         try:
-            device, dtype = self._place
-            return [self._score_batch(x.to(device, dtype, non_blocking=True), first)]
+            return [self._score_batch(self._to_device(x), first)]
         except NotFiniteError as error:
             if len(x) == 1:
                 return [self.fail(first, str(error).removesuffix(" in sample 0"))]
@@ -179,6 +179,14 @@ class _Scorer:
         half = len(x) // 2
         return self.score(x[:half], first) + self.score(x[half:], first + half)
 
+    def _to_device(self, x: Tensor) -> Tensor:
+        """Stored images as the encoder takes them; bytes travel as bytes."""
+        device, dtype = self._place
+        if device is not None and device.type == "cuda":
+            with torch.cuda.device(device):
+                x = x.pin_memory()  # where a loader has not done so
+        return as_numbers(x.to(device, non_blocking=True), dtype)
+
     def _score_batch(self, x: Tensor, first: int) -> Columns:
         settings = self._settings
         with warnings.catch_warnings():
@@ -195,17 +203,14 @@ class _Scorer:
                 entropy_tol=settings.entropy_tol,
                 warm_start=self._warm_start,
             )
-        columns = {
-            _RENAMED.get(name, name): tensor.cpu().numpy()
-            for name, tensor in vars(scores).items()
-            if name not in _LEFT_OUT
-        }
+        wanted = {n: tensor for n, tensor in vars(scores).items() if n not in _LEFT_OUT}
+        if settings.directions:
+            wanted["directions"] = scores.directions.flatten(2)
+        if settings.latents:
+            wanted |= _encode(self._encoder, x)
+        columns = {_RENAMED.get(n, n): tensor.numpy() for n, tensor in to_host(wanted).items()}
         columns["converged"] = columns["converged"].astype(np.int8)
         columns["failed"] = np.zeros(len(x), np.int8)
-        if settings.directions:
-            columns["directions"] = scores.directions.flatten(2).cpu().numpy()
-        if settings.latents:
-            columns |= _encode(self._encoder, x)
         return columns
 
     def fail(self, index: int, reason: str) -> Columns:
@@ -232,13 +237,36 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
+def to_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors ``(B, …)``, on the host: by one copy, as the host waits for the device in each."""
+    if all(tensor.device.type == "cpu" for tensor in tensors.values()):
+        return tensors
+    return unpack(pack(tensors).cpu(), tensors)
+
+
+def pack(tensors: dict[str, Tensor]) -> Tensor:
+    """Tensors ``(B, …)`` side by side as one, ``(B, n)``, in the widest of their dtypes."""
+    rows = [tensor.reshape(len(tensor), -1) for tensor in tensors.values()]
+    widest = functools.reduce(torch.promote_types, (row.dtype for row in rows))
+    return torch.cat([row.to(widest) for row in rows], dim=1)
+
+
+def unpack(packed: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What :func:`pack` has packed."""
+    parts = packed.split([tensor[0].numel() for tensor in like.values()], dim=1)
+    return {
+        name: part.reshape(tensor.shape).to(tensor.dtype)
+        for (name, tensor), part in zip(like.items(), parts, strict=True)
+    }
+
+
 @library_call
-def _encode(encoder: Map, x: Tensor) -> Columns:
+def _encode(encoder: Map, x: Tensor) -> dict[str, Tensor]:
     """Mean and standard deviation of the codes; that of z = μ + Lε is the length of L's rows."""
     with torch.inference_mode():
         mean, std = encoder(x)
-        columns = {"latent_mean": mean.flatten(1).cpu().numpy()}
+        columns = {"latent_mean": mean.flatten(1)}
         if std is not None:
             std = std if std.ndim == mean.ndim else torch.linalg.vector_norm(std, dim=-1)
-            columns["latent_std"] = std.flatten(1).cpu().numpy()
+            columns["latent_std"] = std.flatten(1)
     return columns

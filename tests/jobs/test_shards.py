@@ -1,6 +1,7 @@
 """A shard is a function of encoder, images, manifest and range, whoever computes it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import pullback as pb
 from pullback import archive
 from pullback.archive.shards import list_shards
 from pullback.jobs import Settings, from_array
+from pullback.jobs.images import as_numbers
 from pullback.jobs.loading import choose_batch_size
 from pullback.jobs.preparation import prepare
-from pullback.jobs.shards import score_shard
+from pullback.jobs.shards import pack, score_shard, unpack
 from tests.conftest import SmoothEncoder
 
 
@@ -69,3 +71,36 @@ def test_batches_are_larger_for_smaller_images(tmp_path):
     assert choose_batch_size(7, images, "cpu") == 7
     with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
         choose_batch_size(0, images, "cpu")
+
+
+def test_columns_travel_as_one_tensor():
+    columns = {
+        "values": torch.randn(4, 3),
+        "double": torch.randn(4, dtype=torch.float64),
+        "flags": torch.tensor([[True, False]] * 4),
+        "directions": torch.randn(4, 2, 5),
+        "none": torch.randn(4, 0),
+    }
+    packed = pack(columns)
+    assert packed.shape == (4, 3 + 1 + 2 + 10)
+    apart = unpack(packed, columns)
+    assert apart.keys() == columns.keys()
+    for name, tensor in columns.items():
+        assert apart[name].dtype == tensor.dtype
+        assert torch.equal(apart[name], tensor)
+
+
+def test_bytes_become_the_numbers_of_float32_wherever_they_are():
+    stored = np.arange(256, dtype=np.uint8).reshape(64, 4)
+    images = from_array(Path("here"), stored)
+    assert images.read_stored(0, 64).dtype == np.uint8
+    ((start, part),) = images.read_parts(0, 64)
+    assert start == 0
+    np.testing.assert_array_equal(part, stored)
+    expected = stored.astype(np.float32) / np.float32(255)
+    np.testing.assert_array_equal(images.read(0, 64), expected)
+    np.testing.assert_array_equal(images.read_finite(0, 64), expected)
+    for dtype in (torch.float32, torch.float64):
+        numbers = as_numbers(torch.from_numpy(stored), dtype)
+        assert numbers.dtype == dtype
+        np.testing.assert_array_equal(numbers.numpy(), expected.astype(numbers.numpy().dtype))
