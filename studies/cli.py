@@ -9,6 +9,8 @@ from jsonargparse import auto_cli
 
 from .audit import audit
 from .benchmark import benchmark
+from .benchmark.cuda_check import cuda_check
+from .benchmark.estimate import cuda_estimate
 from .digits import digits
 from .paper.beta import beta
 from .paper.combined import combined
@@ -38,6 +40,8 @@ FIGURES: dict[Callable[..., None], str] = {
 OTHERS: dict[Callable[..., None], str] = {
     audit: "whether what solvers call converged is so, on random problems",
     benchmark: "what scores cost, beside other ways to compute them",
+    cuda_check: "on a GPU: the tests that need one, and the benchmark",
+    cuda_estimate: "what CelebA's test set should take on a GPU, from counts",
     report: "which of the paper's claims hold, from the archives",
     digits: "the main job on embedded data",
     zoo: "encoders of other packages: captured or not, and the glue they need",
@@ -71,6 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def with_values(arguments: list[str]) -> list[str]:
     """Arguments as the parser wants them: ``--skip-bad`` means ``--skip_bad true``."""
+    name, *options = arguments
+    if not name.startswith("-"):  # a study is called as its function is, but for dashes
+        arguments = [name.replace("-", "_"), *options]
     takers: list[Callable[..., object]] = [*FIGURES, *OTHERS, Vaes]
     flags = {
         name
@@ -89,9 +96,13 @@ def with_values(arguments: list[str]) -> list[str]:
     return found
 
 
+def _name(study: Callable[..., None]) -> str:
+    return study.__name__.replace("_", "-")
+
+
 def listing() -> str:
     """The studies, those of the paper's figures first."""
     lines = []
     for title, studies in (("The paper's figures:", FIGURES), ("Others:", OTHERS)):
-        lines += [title, *(f"  {study.__name__:<12}{text}" for study, text in studies.items()), ""]
+        lines += [title, *(f"  {_name(study):<14}{text}" for study, text in studies.items()), ""]
     return "\n".join([*lines, "python -m studies NAME --help says more."])

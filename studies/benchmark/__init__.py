@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 import pullback as pb
 from models import datasets, training
@@ -20,14 +19,12 @@ from .comparison import EXACT, K, compare, dense, encoder_of, methods, truth
 from .scaling import BATCH
 from .stopping import stopping
 from .targets import targets
-from .timing import clock, machine
+from .throughput import throughput
+from .timing import machine
 
 DEVICES = ("cpu", "cuda")
 BATCHES, EPOCHS = 8, 15
 QUICK_BATCHES, QUICK_EPOCHS = 2, 2
-MANY = 19_962  # images scored on a GPU: as many as CelebA's test set has
-GPU_BATCH = 256
-MATRIX = 8192  # rows of the matrix product that tells a device's float32 rate
 
 
 def benchmark(
@@ -89,7 +86,7 @@ def _benchmark(
         "batch, without gradients, run in between)",
     }
     if where.type == "cuda":
-        facts["throughput"] = throughput(vae, test, MANY)
+        facts |= throughput(vae, test)
     text = report.table(facts, rows, targets(rows, parts, needed), parts, rules, needed, points)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(text)
@@ -119,24 +116,3 @@ def _vae(images: Tensor, checkpoint: str | None, epochs: int, seed: int) -> tupl
         return vae, f"{type(vae).__name__} of a checkpoint"
     vae = training.train(images, ConvVAE, epochs=epochs, seed=seed)
     return vae, f"ConvVAE trained for {epochs} epochs on {len(images)} crops of photographs"
-
-
-def throughput(vae: VAE, images: Tensor, count: int) -> str:
-    """Seconds for so many images, and the share of the device's rate of matrix products."""
-    encoder = encoder_of(vae)
-    batch = images[torch.arange(GPU_BATCH) % len(images)]
-    pb.score(encoder, batch, K)  # sets up
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        vae.encode(batch)
-    runs = -(-count // GPU_BATCH)
-    seconds, scores = clock(lambda: [pb.score(encoder, batch, K) for _ in range(runs)])
-    flops = counter.get_total_flops() * sum(s.n_products for s in scores)
-    a = torch.randn(MATRIX, MATRIX, device=images.device)
-    clock(lambda: a @ a)
-    peak = 2 * MATRIX**3 / clock(lambda: a @ a)[0]
-    return (
-        f"{runs * GPU_BATCH} images (crops repeated, batches of {GPU_BATCH}) in {seconds:.1f} s; "
-        f"their products are {flops / seconds / 1e12:.1f} TFLOP/s, {flops / seconds / peak:.0%} of "
-        "what a large float32 matrix product reaches"
-    )

@@ -68,9 +68,9 @@ def table(
         "\n".join(f"- {name}: {fact}" for name, fact in facts.items()),
         "## Methods",
         _ABOUT_METHODS,
-        _grid(_METHOD_COLUMNS, [_cells(row, own) for row in rows]),
+        grid(_METHOD_COLUMNS, [_cells(row, own) for row in rows]),
         "## Targets",
-        _grid(
+        grid(
             ["target", "limit", "measured", ""],
             [[t.name, t.limit, t.measured or "–", _verdict(t.met)] for t in targets],
         ),
@@ -80,7 +80,7 @@ def table(
         _memory(needed),
         "## Cost against N, d, B and k",
         _points(points),
-        _grid(_POINT_COLUMNS, [_point_cells(point) for point in points]),
+        grid(_POINT_COLUMNS, [_point_cells(point) for point in points]),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -111,7 +111,8 @@ def _number(value: float | None) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}".replace(",", " ")
 
 
-def _grid(head: list[str], lines: list[list[str]]) -> str:
+def grid(head: list[str], lines: list[list[str]]) -> str:
+    """A table, as Markdown."""
     rule = ["---"] * len(head)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
 
