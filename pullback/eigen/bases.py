@@ -98,7 +98,9 @@ def orthonormalise_rows(block: Tensor, others: RowChunks, lengths: Lengths) -> T
     orthogonal to them again there.
     """
     if block.shape[1] == 1:
-        return _gram_schmidt(block, lengths)
+        length, inverse = lengths.invert(block.norm(dim=-1).double())
+        block *= inverse.to(block.dtype).unsqueeze(-1)
+        return length.unsqueeze(-1)
     sizes = block.norm(dim=-1).double()
     L = _gram_schmidt(block, lengths)
     rest = L.diagonal(dim1=-2, dim2=-1)

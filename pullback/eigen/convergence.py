@@ -43,7 +43,9 @@ def warn_of_doubts(found: EigenPairs | SingularTriplets, tol: float, method: str
     converged = found.converged.reshape(-1, k)
     pairs = isinstance(found, EigenPairs)
     what, of, largest = ("eigen", "metrics", "λ₁") if pairs else ("singular ", "operators", "σ₁")
-    rank = (values != 0).sum(-1)
+    rank, failed = (values != 0).sum(-1), ~converged.all(-1)
+    if not ((rank < k) | failed).any():
+        return
     if (rank < k).any():
         lowest = int(rank.argmin())
         warnings.warn(
@@ -53,7 +55,6 @@ def warn_of_doubts(found: EigenPairs | SingularTriplets, tol: float, method: str
             RankWarning,
             stacklevel=4,
         )
-    failed = ~converged.all(-1)
     if failed.any():
         worst = (residual_norms / values.abs().amax(-1, keepdim=True)).masked_fill(converged, 0.0)
         sample, rank_index = divmod(int(worst.argmax()), k)

@@ -12,8 +12,12 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues, ascending, and eigenvectors of symmetric matrices ``(*, m, m)``, on the host.
 
     On a GPU, batches may come out wrong without a word, and go matrix by matrix if they are large.
+
+    Raises:
+        RuntimeError: the vectors are not orthonormal.
     """
     values, vectors = torch.linalg.eigh(matrix.cpu())
+    _require_orthonormal(vectors)
     return values.to(matrix.device), vectors.to(matrix.device)
 
 
@@ -25,7 +29,21 @@ def eigvalsh(matrix: Tensor) -> Tensor:
 def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """U, σ, descending, and Vᵀ of matrices ``(*, m, n)``, thin, on the host as :func:`eigh`."""
     U, sigma, Vt = torch.linalg.svd(matrix.cpu(), full_matrices=False)
+    _require_orthonormal(U)
+    _require_orthonormal(Vt.mT)
     return U.to(matrix.device), sigma.to(matrix.device), Vt.to(matrix.device)
+
+
+def _require_orthonormal(vectors: Tensor) -> None:
+    """Refuse columns Q with ‖QᵀQ − I‖ beyond rounding error: a library has gone wrong."""
+    gram = vectors.mT @ vectors
+    gram.diagonal(dim1=-2, dim2=-1).sub_(1)
+    allowed = 100 * max(vectors.shape[-2:]) * torch.finfo(vectors.dtype).eps
+    if gram.numel() and not gram.abs().max() <= allowed:  # nor NaN
+        raise RuntimeError(
+            f"a small eigenproblem, {vectors.shape[-2]} rows, came out wrong: its vectors are not "
+            f"orthonormal by {gram.abs().max().item():.1e}; PyTorch's linear algebra fails here"
+        )
 
 
 def symmetrise(matrix: Tensor) -> Tensor:

@@ -4,13 +4,11 @@ import torch
 from torch import Tensor
 
 from ..operators import PullbackMetric
+from ..products import small_batch
 from ..sampling import SampleStreams
 from .bidiagonalisation import Bidiagonalisation
 from .records import SolverResult, Spectrum, merge_samples, select_samples
 from .request import Request
-
-# Numbers in the inputs of a batch up to which products take as long for half of it.
-SMALL_BATCH = 2**16
 
 
 def golub_kahan(metric: PullbackMetric, request: Request, streams: SampleStreams) -> SolverResult:
@@ -72,7 +70,7 @@ def golub_kahan(metric: PullbackMetric, request: Request, streams: SampleStreams
             break
 
         # Go on with the rest alone, where its products are cheaper.
-        large = process.next_block.numel() > width * SMALL_BATCH
+        large = process.next_block.numel() > width * small_batch(metric.device)
         if large and 4 * process.active.sum() <= 3 * len(samples):
             done, rest = (~process.active).nonzero()[:, 0], process.active.nonzero()[:, 0]
             seen = None if spectrum is None else select_samples(spectrum, done)

@@ -18,7 +18,7 @@ class ProbedRemainder:
 
     def __init__(self, images: Tensor, weighted: Tensor) -> None:
         self._images, self._weighted = images, weighted
-        self._left, self._weighted_left = images, weighted
+        self._reset()
 
     def select(self, samples: Tensor) -> "ProbedRemainder":
         """Those of some samples (indices)."""
@@ -33,20 +33,20 @@ class ProbedRemainder:
     def take_out(self, u: Tensor, weighted: Tensor) -> None:
         """Take out another vector ``(B, m)`` of U, M times which is ``weighted``."""
         inside = torch.bmm(weighted.unsqueeze(-2), self._left)
-        left = torch.baddbmm(self._left, u.unsqueeze(-1), inside, alpha=-1)
-        if self._weighted is self._images:
-            self._weighted_left = left
-        else:
-            self._weighted_left = torch.baddbmm(
-                self._weighted_left, weighted.unsqueeze(-1), inside, alpha=-1
-            )
-        self._left = left
+        self._left.baddbmm_(u.unsqueeze(-1), inside, alpha=-1)
+        if self._weighted_left is not self._left:
+            self._weighted_left.baddbmm_(weighted.unsqueeze(-1), inside, alpha=-1)
 
     def start_anew(self, basis: WeightedBasis) -> None:
         """Begin with another basis."""
-        self._left, self._weighted_left = self._images, self._weighted
+        self._reset()
         for u, weighted in zip(basis.vectors.unbind(1), basis.weighted.unbind(1), strict=True):
             self.take_out(u, weighted)
+
+    def _reset(self) -> None:
+        self._left = self._images.clone()
+        alike = self._weighted is self._images
+        self._weighted_left = self._left if alike else self._weighted.clone()
 
     def products(self) -> Tensor:
         """zᵀG'z' of all probes, ``(B, p, p)``, G' the metric without what is in U."""

@@ -147,7 +147,8 @@ class ScaledOperator(LinearOperator):
 
     def __getitem__(self, index: Any) -> "ScaledOperator":
         """Some samples, by a slice or by indices."""
-        there = index.to(self.samples.device) if isinstance(index, Tensor) else index
+        parts = index if isinstance(index, tuple) else (index,)
+        there = tuple(part.cpu() if isinstance(part, Tensor) else part for part in parts)
         return ScaledOperator(self.base[index], self.samples[there], self.scale)
 
     def matmul(self, other: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from .blocks import identity, identity_blocks, with_batch_as_columns
 from .cache import Linearization, RecentLinearizations, address, find_once, steady_tensors
 from .calls import library_call
-from .devices import MAX_BLOCK, max_block
+from .devices import MAX_BLOCK, max_block, small_batch
 from .double_backward import AutogradLinearization
 from .linearize import linearize
 from .precision import full_precision
@@ -24,6 +24,7 @@ __all__ = [
     "linearize",
     "max_block",
     "refuse_transforms",
+    "small_batch",
     "steady_tensors",
     "with_batch_as_columns",
 ]

@@ -1,5 +1,6 @@
 """Checksums of tensors, which show what was changed behind PyTorch's back."""
 
+import itertools
 import zlib
 from collections.abc import Hashable, Sequence
 from functools import cache
@@ -26,12 +27,11 @@ def checksums(tensors: Sequence[Tensor]) -> list[Hashable]:
     several = [list_strided(tensor) for tensor in tensors]
     parts = [part.resolve_conj().resolve_neg() for group in several for part in group]
     elsewhere = {i: t for i, t in enumerate(parts) if t.device.type not in ("cpu", "meta")}
-    sums = {i: _sum_words(t) for i, t in elsewhere.items()}
-    for device in {value.device for value in sums.values()}:
-        there = [i for i, value in sums.items() if value.device == device]
-        copied = torch.stack([sums[i] for i in there]).cpu()
-        sums |= dict(zip(there, copied, strict=True))
-    found = [int(sums[i]) if i in sums else _sum_on_host(t) for i, t in enumerate(parts)]
+    sums: dict[int, int] = {}
+    for device in {tensor.device for tensor in elsewhere.values()}:
+        there = {i: tensor for i, tensor in elsewhere.items() if tensor.device == device}
+        sums |= zip(there, _sum_words([*there.values()]).tolist(), strict=True)
+    found = [sums[i] if i in sums else _sum_on_host(t) for i, t in enumerate(parts)]
     rest = iter(found)
     return [tuple(next(rest) for _ in group) for group in several]
 
@@ -48,14 +48,25 @@ def list_strided(tensor: Tensor) -> list[Tensor]:
     return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
 
 
-def _sum_words(tensor: Tensor) -> Tensor:
-    """The sum, ``()`` int64, which wraps around, of the words of a tensor, each times a factor."""
+def _sum_words(tensors: list[Tensor]) -> Tensor:
+    """Sums ``(n,)`` int64, which wrap around, of the words of each tensor, each times a factor.
+
+    The tensors are on one device, and are taken together: there are many small ones in a network.
+    """
+    factors = _factors_on(tensors[0].device)
+    rows = [_fold(tensor, factors) for tensor in tensors]
+    weighted = torch.cat(rows) * torch.cat([factors[: len(row)] for row in rows])
+    ends = torch.tensor([0, *itertools.accumulate(map(len, rows))], device=factors.device)
+    return torch.nn.functional.pad(weighted.cumsum(0), (1, 0))[ends].diff()
+
+
+def _fold(tensor: Tensor, factors: Tensor) -> Tensor:
+    """The words of a tensor, or, if they are many, sums of them, each times a factor."""
     words = tensor.contiguous().view(-1).view(_WORDS.get(tensor.element_size(), torch.int32))
-    factors = _factors_on(tensor.device)
     while len(words) > len(factors):
         rows = torch.nn.functional.pad(words, (0, -len(words) % len(factors)))
         words = (rows.view(-1, len(factors)) * factors).sum(-1)
-    return (words * factors[: len(words)]).sum()
+    return words
 
 
 @cache

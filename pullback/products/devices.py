@@ -12,8 +12,8 @@ MAX_BLOCK = 2**19
 # On a GPU, where few kernels are worth more: a number for so many bytes of its memory, and the
 # memory that is assumed where it is not known.
 _BYTES, _ASSUMED = 2**10, 2**34
-# Numbers in the inputs of a batch: 170 images of 64×64 pixels in colour.
-_LAUNCH_BOUND = 2**21
+# Numbers in the inputs of a batch: on a GPU, 170 images of 64×64 pixels in colour.
+_SMALL, _LAUNCH_BOUND = 2**16, 2**21
 
 # Makes of work that returns a tensor what does the same work again, into the same tensor.
 Recorder = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
@@ -55,3 +55,8 @@ def is_launch_bound(x: Tensor) -> bool:
     A GPU is done with so small ones before their kernels could be launched one by one.
     """
     return x.device.type in RECORDERS and x.numel() <= _LAUNCH_BOUND
+
+
+def small_batch(device: torch.device) -> int:
+    """Numbers in the inputs of a batch up to which products take as long for half of it."""
+    return _LAUNCH_BOUND if device.type in RECORDERS else _SMALL

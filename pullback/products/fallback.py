@@ -16,13 +16,13 @@ MIXES = (
 _PLACES = 4
 
 
-def relative_distance(a: Tensor, b: Tensor) -> float:
-    """max |a − b| / max |b|; infinite where shapes differ or a number is NaN."""
+def relative_distance(a: Tensor, b: Tensor) -> Tensor:
+    """max |a − b| / max |b|, ``()``; infinite where shapes differ or a number is NaN."""
     if a.shape != b.shape:
-        return float("inf")
+        return b.new_tensor(float("inf"))
     distance, largest = (a - b).abs().amax(), b.abs().amax()
     ratio = torch.where(distance == 0, 0.0, distance / largest)
-    return ratio.nan_to_num(nan=float("inf")).item()
+    return ratio.nan_to_num(nan=float("inf"))
 
 
 def rounding_tolerance(dtype: torch.dtype) -> float:
@@ -32,17 +32,17 @@ def rounding_tolerance(dtype: torch.dtype) -> float:
 
 def is_close(a: Tensor, b: Tensor) -> bool:
     """Whether two results of one computation agree, but for rounding."""
-    return relative_distance(a, b) <= rounding_tolerance(b.dtype)
+    return bool(relative_distance(a, b) <= rounding_tolerance(b.dtype))
 
 
-def are_adjoint(x: Tensor, y: Tensor, u: Tensor, v: Tensor, Jv: Tensor, Jtu: Tensor) -> bool:
+def are_adjoint(x: Tensor, y: Tensor, u: Tensor, v: Tensor, Jv: Tensor, Jtu: Tensor) -> Tensor:
     """Whether uᵀ(Jv) = (Jᵀu)ᵀv for the derivative of y by x, as far as rounding may let it.
 
     Tensors are ``(B, ·)``; the two sides are summed over the batch. What is not finite is for
-    others to refuse.
+    others to refuse. What is returned is ``()`` bool.
     """
     whole = (tensor.reshape(1, -1) for tensor in (u, v, Jv, Jtu))
-    return bool(find_adjoint(x, y, *whole).all())
+    return find_adjoint(x, y, *whole).all()
 
 
 def find_adjoint(x: Tensor, y: Tensor, u: Tensor, v: Tensor, Jv: Tensor, Jtu: Tensor) -> Tensor:

@@ -167,12 +167,15 @@ class _Witness:
         """Whether a captured function gives the same; it remembers how far it was off at first."""
         dtype = self.y.dtype
         Jv, Jtu = self._take_products(linearization)
-        if not are_adjoint(self.x, self.y, self.u, self.v, Jv, Jtu):
-            return False
-        distance = max(
+        found = (
+            are_adjoint(self.x, self.y, self.u, self.v, Jv, Jtu).to(dtype),
             relative_distance(linearization.y[self.samples], self.y),
             relative_distance(Jtu, self.Jtu),
         )
+        adjoint, *distances = torch.stack(found).tolist()  # at once: the host waits for them
+        if not adjoint:
+            return False
+        distance = max(distances)
         if captured.tolerance is None:
             allowed = max(_TIMES * distance, _ROUNDING_ERRORS * torch.finfo(dtype).eps)
             captured.tolerance = min(allowed, rounding_tolerance(dtype))

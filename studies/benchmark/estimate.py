@@ -99,9 +99,9 @@ def cuda_estimate(out: str = "studies/benchmark/cuda.md") -> None:
         out: the page that is written.
     """
     device = _countable_device()
-    encoder = encoder_of(_vae().to(device))
     rows = []
     for size in BATCHES:
+        encoder = encoder_of(_vae().to(device))  # a new map, whose recordings are counted
         x = torch.rand(size, *EVENT, generator=torch.Generator().manual_seed(0)).to(device)
         counts = count(partial(pb.score, encoder, x, K), device)
         rows.append((size, counts, estimate(counts, size, H100)))

@@ -5,6 +5,7 @@ import torch
 
 from pullback.eigen.dense import (
     descending_eigh,
+    eigh,
     normalise,
     orthonormalise,
     padded_eigh,
@@ -12,6 +13,7 @@ from pullback.eigen.dense import (
     reciprocal,
     signs,
     square_root,
+    svd,
     tridiagonal_eigh,
 )
 
@@ -74,3 +76,21 @@ def test_vectors_of_zeros():
     torch.testing.assert_close(normalise(block).norm(dim=0), torch.tensor([1.0, 0.0, 1.0]))
     assert reciprocal(torch.tensor([4.0, 0.0])).tolist() == [0.25, 0.0]
     assert signs(block).tolist() == [[-1.0, 1.0, 1.0]]
+
+
+@pytest.mark.parametrize("solve", [eigh, svd])
+def test_vectors_that_are_not_orthonormal_are_refused(solve, monkeypatch):
+    matrix = torch.diag_embed(torch.rand(3, 8, dtype=torch.float64))
+    solve(matrix)
+    solve(0 * matrix)
+    solve(matrix[:, :0, :0])
+    real = getattr(torch.linalg, solve.__name__)
+
+    def wrong(*args, **kwargs):
+        result = [part.clone() for part in real(*args, **kwargs)]
+        result[-1][1] += 1e-6
+        return result
+
+    monkeypatch.setattr(torch.linalg, solve.__name__, wrong)
+    with pytest.raises(RuntimeError, match="8 rows, came out wrong"):
+        solve(matrix)

@@ -104,7 +104,7 @@ def test_products_of_a_metric_follow_too(change):
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_a_checksum_shows_every_bit_and_the_order(dtype, shape, where):
     def checksum(tensor: torch.Tensor) -> object:
-        return checksums([tensor])[0] if where == "host" else int(_sum_words(tensor))
+        return checksums([tensor])[0] if where == "host" else int(_sum_words([tensor]))
 
     tensor = (100 * torch.randn(shape)).to(dtype)
     first = checksum(tensor)
