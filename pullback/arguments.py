@@ -108,6 +108,17 @@ def require_finite(values: Tensor, problem: str, first: int = 0) -> None:
         raise NotFiniteError(f"{problem} in sample {shown}")
 
 
+def narrow(values: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """The values in that dtype; a ValueError where one has no place there."""
+    narrowed = values.to(dtype)
+    if (narrowed.isinf() & values.isfinite()).any():
+        raise ValueError(
+            f"{name} up to {values[values.isfinite()].abs().max().item():.1e} exceeds the range of "
+            f"{dtype}; use float64 inputs, or scale the map's outputs down"
+        )
+    return narrowed
+
+
 def usable_device(name: str) -> torch.device:
     """The device of that name.
 

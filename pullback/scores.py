@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .arguments import require_positive
+from .arguments import narrow, require_positive
 from .eigen import EigenPairs, WarmStart
 from .eigen.convergence import warn_of_doubts
 from .eigen.driver import solve
@@ -146,8 +146,8 @@ def _scores(pairs: EigenPairs, spectrum: Spectrum, event_shape: torch.Size) -> S
     for normalization, name in names.items():
         estimate = entropies[normalization]
         columns |= {name: estimate.value, f"{name}_error": estimate.std_error}
-    narrow = [_narrow(column, pairs.values.dtype, name) for name, column in columns.items()]
-    there = torch.stack(narrow).to(pairs.values.device)  # one copy
+    narrowed = [narrow(column, pairs.values.dtype, name) for name, column in columns.items()]
+    there = torch.stack(narrowed).to(pairs.values.device)  # one copy
     return Scores(
         eigenvalues=leave_inference_mode(pairs.values),
         directions=leave_inference_mode(pairs.vectors.mT.unflatten(-1, event_shape)),
@@ -156,14 +156,3 @@ def _scores(pairs: EigenPairs, spectrum: Spectrum, event_shape: torch.Size) -> S
         n_products=pairs.n_products,
         **dict(zip(columns, there, strict=True)),
     )
-
-
-def _narrow(column: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    """The column ``(B,)`` in that dtype; a ValueError where it has no place there."""
-    narrow = column.to(dtype)
-    if (narrow.isinf() & column.isfinite()).any():
-        raise ValueError(
-            f"{name} up to {column[column.isfinite()].abs().max().item():.1e} exceeds the range of "
-            f"{dtype}; use float64 inputs, or scale the map's outputs down"
-        )
-    return narrow

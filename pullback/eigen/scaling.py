@@ -156,11 +156,11 @@ class ScaledOperator(LinearOperator):
         return self._matmul(other)
 
     def _matmul(self, rhs: Tensor) -> Tensor:
-        return self.scale.apply(_multiply(self.base, rhs), self.samples, rhs)
+        return self.scale.apply(apply_operator(self.base, rhs), self.samples, rhs)
 
     def _t_matmul(self, rhs: Tensor) -> Tensor:
         own = isinstance(self.base, JacobianOperator)
-        image = self.base._t_matmul(rhs) if own else _multiply(self.base.mT, rhs)
+        image = self.base._t_matmul(rhs) if own else apply_operator(self.base.mT, rhs)
         return self.scale.apply(image, self.samples, rhs)
 
     def to_dense(self) -> Tensor:
@@ -170,7 +170,8 @@ class ScaledOperator(LinearOperator):
         return self.scale.apply(dense, self.samples, None)
 
 
-def _multiply(operator: LinearOperator, columns: Tensor) -> Tensor:
+def apply_operator(operator: LinearOperator, columns: Tensor) -> Tensor:
+    """The product of any operator with columns ``(*batch, N, C)``, as a tensor."""
     # What is evaluated lazily is so by its public product alone; ours is fastest without it.
     if isinstance(operator, JacobianOperator | PullbackMetric):
         return operator._matmul(columns)

@@ -11,10 +11,11 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from ..arguments import require_finite, require_integer, require_square
+from ..arguments import require_integer, require_square
+from ..eigen.scaling import apply_operator
 from ..products import library_call
 from ..sampling import SampleStreams, as_generator
-from .probes import Complement, sampling_error, student
+from .probes import Complement, require_squarable, sampling_error, student
 from .records import Estimate
 
 
@@ -70,7 +71,7 @@ def hutch_plus_plus(
         return _mean_form(operator, everything, streams, probes).to(operator.dtype)
     sketch = probes // 3
     Q = _sketch(operator, _columns(everything, streams, sketch))[0]
-    resolved = (Q * (operator @ Q)).double().sum((-2, -1))
+    resolved = (Q * apply_operator(operator, Q)).double().sum((-2, -1))
     rest = _mean_form(operator, Complement(operator, Q), streams, probes - 2 * sketch)
     return replace(rest, value=resolved + rest.value).to(operator.dtype)
 
@@ -110,7 +111,7 @@ def xtrace(
     m = probes // 2
     Omega = _columns(everything, streams, m)
     Q, R = _sketch(operator, Omega)
-    AQ = operator @ Q
+    AQ = apply_operator(operator, Q)
     H, W = (Q.mT @ AQ).double(), (Q.mT @ Omega).double()
     S = _left_out_directions(R, torch.finfo(operator.dtype).eps)
 
@@ -191,14 +192,14 @@ def _mean_form(
     """The mean of zᵀAz over z in a complement, ``(*batch,)`` float64."""
     forms, squared_residuals = [], []
     for z in complement.probes(streams, probes):
-        product = complement.project(operator @ z)
+        product = complement.project(apply_operator(operator, z))
         form = (z * product).double().sum(-2)
         quotient = form / z.double().square().sum(-2)
         residual = product - quotient.unsqueeze(-2).to(z.dtype) * z
         forms.append(form)
         squared_residuals.append(residual.double().square().sum(-2))
     every_form = torch.cat(forms, dim=-1)
-    _require_finite(operator, every_form)
+    require_squarable(operator, every_form)
     error = sampling_error(torch.cat(squared_residuals, dim=-1), operator.shape[-1])
     return Estimate(every_form.mean(-1), error)
 
@@ -209,8 +210,8 @@ def _columns(complement: Complement, streams: SampleStreams, count: int) -> Tens
 
 def _sketch(operator: LinearOperator, columns: Tensor) -> tuple[Tensor, Tensor]:
     """AΩ = QR, R in float64; Q is orthonormal whatever the rank."""
-    product = operator @ columns
-    _require_finite(operator, product)
+    product = apply_operator(operator, columns)
+    require_squarable(operator, product)
     Q, R = torch.linalg.qr(product)
     return Q, R.double()
 
@@ -239,8 +240,3 @@ def _as(like: Tensor, small: Tensor) -> Tensor:
 def _dots(a: Tensor, b: Tensor) -> Tensor:
     """Inner products of corresponding columns."""
     return (a * b).sum(-2)
-
-
-def _require_finite(operator: LinearOperator, values: Tensor) -> None:
-    flat = values.reshape(operator.batch_shape.numel(), -1)
-    require_finite(flat, "the operator's products are NaN or infinite")

@@ -7,12 +7,15 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
+from ..arguments import require_finite
 from ..eigen.dense import project_out
 from ..products import max_block
 from ..sampling import SampleStreams
 
 # Probability that a normal variable stays below two standard deviations.
 _BELOW_TWO = float(scipy.special.ndtr(2.0))
+# Sizes of which sums of squares have a place in float64.
+_LEAST, _MOST = 1e-150, 1e150
 
 
 class Complement:
@@ -89,3 +92,21 @@ def sampling_error(squared_residuals: Tensor, size: int) -> Tensor:
 def student(degrees_of_freedom: int) -> float:
     """How much wider than normal Student's t is, at two standard deviations."""
     return float(scipy.special.stdtrit(degrees_of_freedom, _BELOW_TWO)) / 2
+
+
+def require_squarable(operator: LinearOperator, values: Tensor) -> None:
+    """Refuse products ``(*batch, …)`` that are not finite, or of which squares over- or underflow.
+
+    Raises:
+        ValueError: they are, or do; with the first sample for which that is so.
+    """
+    flat = values.double().reshape(operator.batch_shape.numel(), -1)
+    require_finite(flat, "the operator's products are NaN or infinite")
+    size = flat.abs().amax(-1)
+    outside = (size > _MOST) | ((size > 0) & (size < _LEAST))
+    if outside.any():
+        sample = int(outside.int().argmax())
+        raise ValueError(
+            f"the operator's products in sample {sample}, about {size[sample].item():.0e}, have "
+            "squares outside of the range of torch.float64; scale the operator"
+        )

@@ -12,7 +12,8 @@ from linear_operator import LinearOperator
 from torch import Tensor
 
 from ..arguments import require_integer, require_square
-from ..eigen.dense import tridiagonal_eigh
+from ..eigen.dense import normalise, tridiagonal_eigh
+from ..eigen.scaling import apply_operator
 from ..products import library_call
 from ..sampling import SampleStreams, as_generator
 from .integrands import Integrand, as_integrand
@@ -101,9 +102,8 @@ def _size(operator: LinearOperator) -> Tensor:
     streams = SampleStreams(operator.batch_shape.numel(), as_generator(None))
     like = torch.empty(0, dtype=operator.dtype, device=operator.device)
     g = streams.normal(operator.shape[-1], 1, like=like).reshape(*operator.shape[:-1], 1)
-    image = operator @ g
-    lengths = [columns.double().norm(dim=(-2, -1)) for columns in (image, operator @ image)]
-    return torch.where(lengths[0] > 0, lengths[1] / lengths[0], 0.0)
+    unit = normalise(apply_operator(operator, g).double()).to(operator.dtype)
+    return apply_operator(operator, unit).double().norm(dim=(-2, -1))
 
 
 def gauss(T: Tridiagonal) -> Rule:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arguments import narrow
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -31,9 +33,13 @@ class Estimate:
         return Estimate(**{name: change(tensor) for name, tensor in tensors.items()})
 
     def to(self, dtype: torch.dtype) -> "Estimate":
-        """The estimate in another dtype; bounds are rounded outwards."""
+        """The estimate in another dtype; bounds are rounded outwards.
+
+        Raises:
+            ValueError: a value has no place in that dtype.
+        """
         return Estimate(
-            self.value.to(dtype),
+            narrow(self.value, dtype, "the estimate"),
             self.std_error.to(dtype),
             _towards(self.lower, -torch.inf, dtype),
             _towards(self.upper, torch.inf, dtype),

@@ -10,10 +10,10 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from ..arguments import require_finite
 from ..eigen.convergence import rounding
 from ..eigen.dense import project_out, reciprocal
-from .probes import Complement
+from ..eigen.scaling import apply_operator
+from .probes import Complement, require_squarable
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def tridiagonalise(
     for step in range(steps):
         # A q_n = β_{n−1} q_{n−1} + α_n q_n + β_n q_{n+1}, with α_n = q_nᵀ A q_n
         basis[..., step, :] = q
-        product = operator @ q.mT
+        product = apply_operator(operator, q.mT)
         alpha = (q * product.mT).double().sum(-1)
         # w = β_n q_{n+1} is what A q_n has outside of all q so far.
         w = complement.project(product).mT.unsqueeze(-1)
@@ -90,14 +90,12 @@ def tridiagonalise(
         largest = torch.maximum(largest, torch.maximum(alpha.abs(), beta))
         # N steps span the space, and fewer may be invariant: what is left is rounding.
         beta = torch.where(beta > relative * largest, beta, 0.0) * (step + 1 < N)
-        q = w * reciprocal(beta).unsqueeze(-1).to(w.dtype)
+        q = (w.double() * reciprocal(beta).unsqueeze(-1)).to(w.dtype)
         alphas.append(alpha)
         betas.append(beta)
     diagonal, off_diagonal = torch.stack(alphas, dim=-1), torch.stack(betas, dim=-1)
-    require_finite(
-        diagonal.reshape(operator.batch_shape.numel(), -1),
-        "the operator's products are NaN or infinite",
-    )
+    for size in (diagonal, largest):
+        require_squarable(operator, size)
     alive = torch.nn.functional.pad((off_diagonal != 0).cumprod(-1)[..., :-1], (1, 0), value=1)
     diagonal = torch.where(alive > 0, diagonal, diagonal[..., :1])
     return basis.mT, Tridiagonal(diagonal, off_diagonal, length.square(), largest, 2 * relative)
