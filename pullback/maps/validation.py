@@ -47,8 +47,11 @@ def validate(call: Call, x: Tensor, given: Sequence[Tensor]) -> Outputs:
     """
     with double_backward_settings():
         batch, given, first = _first_outputs(call, x, given)
+        # Results that the map keeps for equal inputs would belong to the first call.
+        again = batch.detach().clone().requires_grad_()
+        outputs = call(again, given)
         _Agreement(call, batch, given, first).check()
-        _check_derivatives(stack(*first), batch)
+        _check_derivatives(stack(*outputs), again)
     mean, std = first
     return mean[:1], None if std is None else std[:1]
 
@@ -211,8 +214,8 @@ def _check_derivatives(outputs: Tensor, x: Tensor) -> None:
         raise ValueError(f"{_TWICE}: {str(error).splitlines()[0]}") from error
     if transposed is None:
         raise ValueError(
-            "the map does not depend on x through autograd; remove torch.no_grad, "
-            ".detach() or .item() from it"
+            "the map does not depend on x through autograd; take out torch.no_grad, .detach() "
+            "or .item(), and results that are kept from earlier calls"
         )
     pushed = torch.zeros_like(outputs) if pushed is None else pushed
     # Where u is 0, some backward formulas have no derivative.

@@ -108,6 +108,25 @@ def test_maps_without_a_second_derivative_are_refused():
         pb.score(Cut(6, 3), X)
 
 
+def test_maps_that_keep_results_are_refused():
+    class Remembering(nn.Linear):
+        """Returns what it returned for equal inputs before."""
+
+        def __init__(self) -> None:
+            super().__init__(6, 4)
+            self.kept: dict[bytes, torch.Tensor] = {}
+
+        def forward(self, x):
+            key = x.detach().cpu().numpy().tobytes()
+            if key not in self.kept:
+                self.kept[key] = super().forward(x).tanh()
+            return self.kept[key]
+
+    for x in (X, X[:1], torch.full((2, 6), 0.5)):
+        with pytest.raises(ValueError, match=r"through autograd; .*kept from earlier calls"):
+            pb.score(Remembering(), x, k=2)
+
+
 def test_outputs_that_have_no_metric():
     net = linear()
     cases = {
