@@ -118,10 +118,13 @@ def take(output: Any, name: Name) -> Any:
 
 
 def stack(mean: Tensor, std: Tensor | None) -> Tensor:
-    """F = [μ; σ] of a batch, ``(B, M)``; [μ; vec L] with the columns of L one after another."""
+    """F = [μ; σ] of a batch, ``(B, M)``; [μ; vec L] with the columns of L one after another.
+
+    A negative σ is NaN.
+    """
     if std is None:
         return mean.flatten(1)
-    columns = std if std.ndim == mean.ndim else std.movedim(-1, 1)
+    columns = _valid(std) if std.ndim == mean.ndim else std.movedim(-1, 1)
     return torch.cat([mean.flatten(1), columns.flatten(1)], dim=1)
 
 
@@ -130,9 +133,14 @@ def combine_noise(mean: Tensor, std: Tensor | None, noise: Tensor) -> Tensor:
     if std is None:
         return mean.flatten(1)
     if std.ndim == mean.ndim:
-        return mean.flatten(1) + noise * std.flatten(1)
+        return mean.flatten(1) + noise * _valid(std).flatten(1)
     noise = noise.reshape(*std.shape[:-2], 1, std.shape[-1])
     return (mean + (std * noise).sum(-1)).flatten(1)
+
+
+def _valid(std: Tensor) -> Tensor:
+    """NaN where it is negative, as its root is; that takes no operation in the derivative."""
+    return std + 0 * std.detach().sqrt()
 
 
 def describe(output: Any) -> str:
@@ -157,11 +165,11 @@ def _read_distribution(output: Any) -> tuple[Tensor, Tensor] | None:
     while isinstance(base, Independent):
         base = base.base_dist
     if isinstance(base, MultivariateNormal):
-        return base.mean, base.scale_tril
+        return _with_factor(base, base.scale_tril)
     if isinstance(base, LowRankMultivariateNormal):
         diagonal = base.cov_diag.sqrt().diag_embed()
-        return base.mean, torch.cat([base.cov_factor, diagonal], dim=-1)
-    if isinstance(base, Distribution) and base.event_shape:
+        return _with_factor(base, torch.cat([base.cov_factor, diagonal], dim=-1))
+    if _is_correlated(base):
         raise TypeError(
             f"the map returned {describe(output)}, whose numbers are correlated in a way that "
             "mean and std do not tell; of such distributions, MultivariateNormal and "
@@ -180,6 +188,23 @@ def _read_distribution(output: Any) -> tuple[Tensor, Tensor] | None:
             "known in closed form; return the two as tensors, and declare returns='mean_std'"
         )
     return None
+
+
+def _with_factor(normal: Distribution, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and L of vectors; those of matrices have an order that is their own."""
+    if factor.shape[:-1] != normal.mean.shape:
+        raise ValueError(
+            f"the map returned {describe(normal)}, whose mean has shape "
+            f"{tuple(normal.mean.shape)} and the factor of its covariance {tuple(factor.shape)}; "
+            "they must match but for the last dimension, as in a MultivariateNormal of vectors"
+        )
+    return normal.mean, factor
+
+
+def _is_correlated(thing: Any) -> bool:
+    if isinstance(thing, Distribution):
+        return bool(thing.event_shape)
+    return isinstance(getattr(thing, "covariance_matrix", None), Tensor)
 
 
 def _matching(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from .blocks import by_blocks
 from .devices import max_block
 from .precision import SharedContext, full_precision
 
-NOT_FINITE = "the map returned NaN or infinite values"
+NOT_FINITE = "the map returned NaN, infinite values or a negative std"
 
 
 class AutogradLinearization:

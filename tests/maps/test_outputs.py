@@ -282,6 +282,30 @@ def test_other_distributions_are_refused_by_name(fn, message, returns):
         pb.score(pb.as_map(fn, returns), X)
 
 
+def test_a_normal_distribution_of_matrices_is_refused():
+    class OfMatrices(MultivariateNormal):
+        """Rows and columns of a matrix, as gpytorch has them for several tasks."""
+
+        @property
+        def mean(self):
+            return self.loc.unflatten(-1, (3, 1))
+
+    encoder = pb.as_map(lambda x: OfMatrices(factors(x)[0], scale_tril=factors(x)[1]))
+    with pytest.raises(ValueError, match=r"shape \(2, 3, 1\) and the factor .*\(2, 3, 3\)"):
+        pb.score(encoder, X)
+
+
+def test_other_objects_with_a_covariance_are_refused():
+    class Posterior:
+        def __init__(self, x):
+            self.mean = factors(x)[0]
+            self.covariance_matrix = factors(x)[1] @ factors(x)[1].mT
+            self.std = self.covariance_matrix.diagonal(dim1=-2, dim2=-1).sqrt()
+
+    with pytest.raises(TypeError, match=r"type Posterior with mean.*numbers are correlated"):
+        pb.score(pb.as_map(Posterior, "distribution"), X)
+
+
 def test_a_pair_with_a_matrix_is_no_factor():
     encoder = pb.as_map(factors, "mean_std")
     with pytest.raises(ValueError, match=r"mean has shape \(2, 3\) and its std \(2, 3, 3\)"):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal
 
 import pullback as pb
 from pullback.arguments import usable_device
@@ -106,6 +107,25 @@ def test_maps_without_a_second_derivative_are_refused():
 
     with pytest.raises(ValueError, match="does not depend on x through autograd"):
         pb.score(Cut(6, 3), X)
+
+
+@pytest.mark.parametrize("metric", [pb.expected_metric, pb.sampled_metric])
+@pytest.mark.parametrize("differentiable", [False, True])
+@pytest.mark.parametrize("place", [0, 4])
+def test_a_std_that_is_negative_later(place, differentiable, metric):
+    net = linear()
+    encoders = [
+        pb.as_map(lambda x: (net(x), x[:, :4]), "mean_std"),
+        pb.as_map(lambda x: Normal(net(x), x[:, :4], validate_args=False)),
+    ]
+    x = torch.rand(5, 6) + 0.1
+    x[place, 1] = -0.1
+    for encoder in encoders:
+        assert metric(encoder, X + 0.1).shape == (len(X), 6, 6)
+        with torch.set_grad_enabled(differentiable):
+            later = metric(encoder, x.requires_grad_(differentiable))
+            with pytest.raises(ValueError, match=f"or a negative std in sample {place}"):
+                later @ torch.rand(5, 6, 1)
 
 
 def test_maps_that_keep_results_are_refused():
@@ -237,7 +257,7 @@ def test_samples_that_are_not_finite_are_named():
     net = linear()
     x = torch.rand(5, 6)
     x[3] = 100
-    with pytest.raises(ValueError, match="the map returned NaN or infinite values in sample 3"):
+    with pytest.raises(ValueError, match="NaN, infinite values or a negative std in sample 3"):
         pb.score(lambda x: (20 * net(x).abs()).exp() + x.sum(1, keepdim=True).exp(), x)
 
 
