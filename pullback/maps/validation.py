@@ -47,11 +47,10 @@ def validate(call: Call, x: Tensor, given: Sequence[Tensor]) -> Outputs:
     """
     with double_backward_settings():
         batch, given, first = _first_outputs(call, x, given)
-        # Results that the map keeps for equal inputs would belong to the first call.
+        # Results that the map keeps for equal inputs would be those of the first call.
         again = batch.detach().clone().requires_grad_()
-        outputs = call(again, given)
-        _Agreement(call, batch, given, first).check()
-        _check_derivatives(stack(*outputs), again)
+        repeated = _Agreement(call, batch, given, first).check(again)
+        _check_derivatives(stack(*repeated), again)
     mean, std = first
     return mean[:1], None if std is None else std[:1]
 
@@ -136,28 +135,40 @@ class _Agreement:
         self._call, self._batch, self._given, self._first = call, batch, given, first
         self._eps = torch.finfo(batch.dtype).eps
 
-    def check(self) -> None:
-        """Refuse a map whose result for a sample depends on anything but the sample."""
+    def check(self, again: Tensor) -> Outputs:
+        """Refuse a map whose result for a sample depends on anything but the sample.
+
+        Returns:
+            What it returns for ``again``, the batch once more.
+        """
         same = torch.arange(PLACES, device=self._batch.device)
         # An accelerator may choose a kernel of less precision for another size.
         loose = rounding_tolerance(self._batch.dtype) * (
             1 if self._batch.device.type == "cpu" else 10
         )
-        self._compare(same, 100 * self._eps, _RANDOM, amplifies=False)
-        self._compare(same.roll(1), loose, _DEPENDS_ON_PLACE)
-        for place in same.split(1):
-            self._compare(place, loose, MIXES.format("result"))
+        repeated = self._repeat(again, same)
+        self._compare(repeated, same, 100 * self._eps, _RANDOM, amplifies=False)
+        for samples, problem in (
+            (same.roll(1), _DEPENDS_ON_PLACE),
+            *((place, MIXES.format("result")) for place in same.split(1)),
+        ):
+            self._compare(self._repeat(self._batch, samples), samples, loose, problem)
+        return repeated
 
     def _compare(
-        self, samples: Tensor, tolerance: float, problem: str, amplifies: bool = True
+        self,
+        others: Outputs,
+        samples: Tensor,
+        tolerance: float,
+        problem: str,
+        amplifies: bool = True,
     ) -> None:
-        """Call the map with some of the samples, in this order, and see that nothing changes.
+        """See that what the map returned for some of the samples, in this order, is the same.
 
-        Where that is more than the tolerance, what rounding errors make of it counts as well, if
-        the map ``amplifies`` them: its samples may be independent all the same.
+        Where it differs by more than the tolerance, what rounding errors make of it counts as
+        well, if the map ``amplifies`` them: its samples may be independent all the same.
         """
-        again = self._repeat(self._batch, samples)
-        for a, b in zip(self._first, again, strict=True):
+        for a, b in zip(self._first, others, strict=True):
             if a is None or b is None:
                 continue
             scale = a.detach().abs().max().clamp(min=torch.finfo(a.dtype).tiny)
@@ -199,11 +210,11 @@ def _check_derivatives(outputs: Tensor, x: Tensor) -> None:
 
     u is 0 but for one sample, so Jᵀu has to be 0 for the others.
     """
-    one = torch.linspace(0.5, 1.5, outputs[0].numel()).to(outputs)
+    one = torch.linspace(0.5, 1.5, outputs[0].numel(), device="cpu").to(outputs)
     u = torch.zeros_like(outputs)
     u[_MIDDLE] = one
     u.requires_grad_()
-    v = torch.linspace(-1.0, 1.5, x.numel()).view_as(x).to(x)
+    v = torch.linspace(-1.0, 1.5, x.numel(), device="cpu").view_as(x).to(x)
     transposed = pushed = None
     try:
         if outputs.requires_grad:
