@@ -1,5 +1,6 @@
 """J v and Jᵀ u by autograd, for whatever it can differentiate twice."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -117,13 +118,15 @@ def double_backward_settings() -> Iterator[None]:
     """Where a function runs that is to be differentiated twice, by autograd in full precision.
 
     Attention and recurrent layers take the plain kernels, as the fused ones and those of cuDNN have
-    no second derivative; what has none in PyTorch, or a wrong one, is computed from operations that
-    have; no layer refuses a batch of one.
+    no second derivative; what torch.compile has made has none either, and runs as it was written.
+    What has none in PyTorch, or a wrong one, is computed from operations that have; no layer
+    refuses a batch of one.
     """
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         _PLAIN_ATTENTION,
+        _UNCOMPILED,
         full_precision(),
         ReplacedFunctions(_REPLACED),
     ):
@@ -228,6 +231,21 @@ def _switch_off_cudnn() -> Iterator[None]:
         torch.backends.cudnn.enabled = before
 
 
+@contextmanager
+def _leave_uncompiled() -> Iterator[None]:
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and to import it takes seconds
+        yield
+        return
+    try:
+        stance = torch.compiler.set_stance("force_eager")
+    except RuntimeError:  # the user compiles what calls us
+        yield
+        return
+    with stance:
+        yield
+
+
+_UNCOMPILED = SharedContext(_leave_uncompiled)
 _NO_CUDNN = SharedContext(_switch_off_cudnn)
 _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 _REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {

@@ -215,6 +215,40 @@ def test_wrappers_that_cannot_be_differentiated_twice_are_taken_off():
         torch.testing.assert_close(pb.score(wrapped, X, k=2).eigenvalues, expected)
 
 
+class CompiledInside(nn.Module):
+    """A layer that torch.compile has made, between others."""
+
+    def __init__(self, compiled: bool) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Sequential(nn.Linear(6, 5), nn.Tanh()), nn.Linear(5, 3)
+        if compiled:
+            self.layer.compile(backend="aot_eager")
+
+    def forward(self, x):
+        return self.head(self.layer(x))
+
+
+def test_parts_that_are_compiled_run_as_they_were_written():
+    plain, net = CompiledInside(compiled=False), CompiledInside(compiled=True)
+    net.load_state_dict(plain.state_dict())
+    compiled = torch.compile(lambda x: net(x).tanh(), backend="aot_eager")
+    expected = net(X), compiled(X)
+    for encoder, reference in ((net, plain), (compiled, lambda x: plain(x).tanh())):
+        scores = pb.score(encoder, X, k=2)
+        torch.testing.assert_close(scores.eigenvalues, pb.score(reference, X, k=2).eigenvalues)
+        product = pb.expected_metric(encoder, X) @ torch.ones(6, 1)
+        wanted = pb.expected_metric(reference, X) @ torch.ones(6, 1)
+        torch.testing.assert_close(product, wanted)
+    torch.testing.assert_close((net(X), compiled(X)), expected)
+
+
+def test_a_product_within_what_is_compiled():
+    net = linear()
+    product = torch.compile(lambda x, v: pb.expected_metric(net, x) @ v, backend="eager")
+    v = torch.rand(len(X), 6, 1)
+    torch.testing.assert_close(product(X, v), pb.expected_metric(net, X) @ v)
+
+
 def test_distributions_without_a_mean():
     from torch.distributions import ExpTransform, TransformedDistribution
 
