@@ -124,6 +124,7 @@ def _jacobian(
     batch, event = x.shape[:batch_dims], x.shape[batch_dims:]
     samples = x.reshape(batch.numel(), *event)
     given = [leave_inference_mode(tensor) for tensor in arrange_given(given, x, batch_dims)]
+    refuse_transforms(x, *given)
     signature = fn.check(samples, given)
     num_outputs = signature.num_outputs
     samplewise = [tensor.reshape(*batch, tensor[0].numel()) for tensor in given]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from linear_operator.operators import DiagLinearOperator
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 import pullback as pb
 from tests.conftest import SmoothEncoder
@@ -120,3 +121,19 @@ def test_transforms_of_functions_are_refused_with_what_to_write(transform, no_gr
         for function, argument in ((of_the_input, x), (of_the_columns, v)):
             with pytest.raises(RuntimeError, match=r"write torch\.autograd\.grad.* whole batch"):
                 transform(function)(argument)
+
+
+def test_tangents_of_an_input_are_refused_and_those_of_columns_arrive():
+    encoder = pb.as_map(networks()[0], "mean_logvar")
+    x, v = tensor(2, 3).detach(), tensor(2, 3, 1).detach()
+    tangent = torch.rand_like(v)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        for call in (pb.expected_metric, pb.sampled_metric, pb.jacobian, pb.score):
+            with pytest.raises(RuntimeError, match=r"tangents of forward mode do not reach"):
+                call(encoder, dual)
+        with pytest.raises(RuntimeError, match=r"tangents of forward mode do not reach"):
+            pb.jacobian(lambda x, y: x * y, x, given=(dual,))
+        metric = pb.expected_metric(encoder, x)
+        product = forward_ad.unpack_dual(metric @ forward_ad.make_dual(v, tangent))
+        torch.testing.assert_close(product.tangent, metric @ tangent)
