@@ -87,11 +87,12 @@ def require_square(operator: object) -> None:
 
 
 def require_tensor(name: str, value: object) -> None:
-    """Refuse what is no tensor, and tensors that are sparse or have no values."""
+    """Refuse what is no tensor, and tensors that are sparse, nested or have no values."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch tensor, got {type(value).__name__}")
-    if value.layout != torch.strided or value.is_meta:
+    if value.layout != torch.strided or value.is_nested or value.is_meta:
         kind = "on the meta device" if value.is_meta else f"in layout {value.layout}"
+        kind = "that is nested" if value.is_nested else kind
         raise TypeError(f"{name} must be a dense tensor with values, got one {kind}")
 
 

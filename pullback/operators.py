@@ -214,7 +214,7 @@ class JacobianOperator(OperatorOfProducts):
     def _linearize(self, differentiable: bool = False) -> Linearization:
         flat = self.x.reshape(-1, self.x.shape[-1])
         shared = list(self.tensors.values())
-        samplewise = [tensor.reshape(len(flat), -1) for tensor in self.samplewise]
+        samplewise = [tensor.reshape(len(flat), tensor.shape[-1]) for tensor in self.samplewise]
         if differentiable:
             inputs = *shared, *samplewise
             return AutogradLinearization(
@@ -230,7 +230,7 @@ class JacobianOperator(OperatorOfProducts):
         tensors = dict(zip(self.tensors, inputs, strict=False))
         samplewise = inputs[len(tensors) :]
         given = [
-            tensor.reshape(-1, *shape)
+            tensor.reshape(len(tensor), *shape)
             for tensor, shape in zip(samplewise, self.given_shapes, strict=False)
         ]
         mean, std = self.fn(x.reshape(-1, *self.event_shape), *given, tensors=tensors)

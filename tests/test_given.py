@@ -206,3 +206,37 @@ def test_a_map_that_mixes_labels_is_refused():
     labels = torch.tensor([[1.0], [1.0], [2.0], [3.0], [4.0]], dtype=torch.float64)
     with pytest.raises(ValueError, match="another result in a batch than alone"):
         pb.score(lambda x, y: x * (y - y.mean()), X, given=(labels,))
+
+
+GIVEN = {
+    "of width zero": torch.zeros(5, 0),
+    "of shape zero": torch.zeros(5, 2, 0),
+    "float8": LABELS[:, None].to(torch.float8_e4m3fn),
+    "bfloat16": LABELS[:, None].bfloat16(),
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_unusual_tensors(kind):
+    given, layer = GIVEN[kind], nn.Linear(6, 4).double()
+
+    def fn(x, more):
+        plain = more.float()
+        return layer(x).tanh() * (1 + plain.to(x).flatten(1).sum(1, keepdim=True))
+
+    J = dense_jacobian(lambda x: fn(x, given), X).detach()
+    v = torch.rand(5, 6, 2, dtype=torch.float64)
+    for differentiable in (False, True):
+        with torch.set_grad_enabled(differentiable):
+            metric = pb.expected_metric(fn, X, given=(given,))
+            torch.testing.assert_close(metric @ v, J.mT @ (J @ v))
+    torch.testing.assert_close(pb.score(fn, X, k=2, given=(given,)).trace, (J**2).sum((1, 2)))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_are_refused(layout):
+    nested = torch.nested.nested_tensor([X[0], X[1]], layout=layout)
+    for call in (lambda: pb.score(encoder, nested), lambda: pb.score(encoder, X, given=(nested,))):
+        with pytest.raises(TypeError, match=r"must be a dense tensor with values, .* is nested"):
+            call()

@@ -4,7 +4,6 @@ import itertools
 import zlib
 from collections.abc import Hashable, Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -77,12 +76,10 @@ def _factors_on(device: torch.device) -> Tensor:
 def _sum_on_host(tensor: Tensor) -> Hashable:
     if tensor.is_meta:  # no numbers
         return 0
-    if tensor.dtype == torch.bfloat16:  # NumPy has no such numbers
-        tensor = tensor.view(torch.int16)
-    array: NDArray[Any] = np.ascontiguousarray(tensor.numpy())
-    if array.nbytes < _LARGE:
-        return zlib.crc32(array.data)
-    raw = array.reshape(-1).view(np.uint8)
+    # Of bytes: NumPy has no numbers of some kinds.
+    raw: NDArray[np.uint8] = tensor.contiguous().view(-1).view(torch.uint8).numpy()
+    if raw.size < _LARGE:
+        return zlib.crc32(raw.data)
     whole = raw.size // (8 * len(_FACTORS)) * 8 * len(_FACTORS)
     rows: NDArray[np.uint64] = raw[:whole].view(np.uint64).reshape(-1, len(_FACTORS))
     # As many rows at a time as fit in the processor's cache.
