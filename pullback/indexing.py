@@ -115,7 +115,7 @@ def _as_known(part: Any) -> Any:
     if part is Ellipsis or isinstance(part, slice):
         return part
     if isinstance(part, list | np.ndarray):
-        part = torch.as_tensor(part, dtype=torch.long if len(part) == 0 else None)
+        part = torch.as_tensor(part, dtype=torch.long if len(part) == 0 else None, device="cpu")
     if isinstance(part, Tensor) and part.ndim and not part.is_floating_point():
         return part if part.dtype == torch.bool else part.long()
     whole = isinstance(part, SupportsIndex) and not isinstance(part, bool | np.bool_)

@@ -135,7 +135,7 @@ def _compress(weight: LinearOperator) -> Tensor:
     Whatever rounding does to Q, that is symmetric and semi-definite if M is.
     """
     rows, batch = weight.shape[-1], weight.batch_shape
-    start = torch.randn(rows, 1, generator=torch.Generator().manual_seed(0))
+    start = torch.randn(rows, 1, generator=torch.Generator().manual_seed(0), device="cpu")
     w = start.to(dtype=torch.float64, device=weight.device).expand(*batch, rows, 1)
     Q = images = w[..., :0]
     for _ in range(min(rows, STEPS)):

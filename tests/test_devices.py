@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from linear_operator.operators import DenseLinearOperator
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -11,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pullback as pb
 from pullback.attacks import PGDAttack
+from pullback.eigen import METHODS
 from pullback.eigen.dense import (
     descending_eigh,
     eigvalsh,
@@ -158,3 +160,25 @@ def test_gradients_of_attacks_are_taken_without_cudnn():
     with WithoutCudnn() as seen:
         inputs.ascent(0.1 * torch.rand_like(x))
     assert seen.calls == 1
+
+
+def test_what_is_made_on_another_device_by_default():
+    net = nn.Sequential(nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 12)).double()
+    x, gram = torch.rand(3, 20).double(), torch.rand(20, 20).double()
+    A = DenseLinearOperator(gram @ gram.mT)
+
+    def results() -> list[Tensor]:
+        metric = pb.expected_metric(pb.as_map(net), x)
+        return [
+            *(pb.eigsh(metric, 2, method).values for method in METHODS),
+            pb.eigsh(A, 2).values,
+            pb.score(net, x, 2, method="golub-kahan").entropy,
+            pb.PullbackMetric(gram[:, :8], A).trace(),
+            metric[:, [0, 1], [2, -1]],
+            PGDAttack(net, eps=0.1, steps=2, restarts=2, start="eigenvector")(x).latent_distance,
+        ]
+
+    expected = results()
+    with torch.device("meta"):
+        found = results()
+    torch.testing.assert_close(found, expected)

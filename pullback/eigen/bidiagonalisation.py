@@ -56,9 +56,9 @@ class Bidiagonalisation:
         self.rounding = rounding((rows, columns), self.dtype)
         like = torch.empty(0, dtype=torch.float64, device=metric.device)
         self.lengths = Lengths(like.new_zeros(batch, 1), self.rounding)
-        self.active, self.all_active = torch.ones(batch, dtype=torch.bool), True
+        self.active, self.all_active = torch.ones(batch, dtype=torch.bool, device="cpu"), True
         self.mask = self.active.to(metric.device)
-        self.steps = torch.zeros(batch, dtype=torch.long)
+        self.steps = torch.zeros(batch, dtype=torch.long, device="cpu")
         self.n_products = 0
 
         self.left, self.blocks = WeightedBasis(metric, rows), RowChunks(width)

@@ -43,8 +43,8 @@ def golub_kahan(metric: PullbackMetric, request: Request, streams: SampleStreams
     # A vanishing vector of V is a column of zeros: there can be more columns than dimensions.
     most = request.max_steps or (2 if capacity == limit else 10) * limit
     process = Bidiagonalisation(metric, streams, width)
-    found = torch.full((metric.shape[0], 1), torch.inf, dtype=torch.float64)
-    samples, parts = torch.arange(metric.shape[0]), []
+    found = torch.full((metric.shape[0], 1), torch.inf, dtype=torch.float64, device="cpu")
+    samples, parts = torch.arange(metric.shape[0], device="cpu"), []
     next_check = min(-(-(k + 1) // width), most)
     for step in range(most + 1):
         size = process.blocks.count

@@ -85,7 +85,7 @@ class Scale:
 
     def __init__(self, operator: LinearOperator) -> None:
         self.dtype, self.device = operator.dtype, operator.device
-        self.exponents = torch.zeros(operator.shape[0], dtype=torch.float64)
+        self.exponents = torch.zeros(operator.shape[0], dtype=torch.float64, device="cpu")
         self.known = torch.zeros_like(self.exponents, dtype=torch.bool)
         self.all_known, self.at_work = False, False
 
@@ -125,7 +125,7 @@ class ScaledOperator(LinearOperator):
     ) -> None:
         scale = Scale(base) if scale is None else scale
         if samples is None:
-            samples = torch.arange(base.shape[0])
+            samples = torch.arange(base.shape[0], device="cpu")
         super().__init__(base, samples, scale=scale)
         self.base, self.samples, self.scale = base, samples, scale
 

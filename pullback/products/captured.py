@@ -137,7 +137,9 @@ class CapturedFunction:
         generator = torch.Generator().manual_seed(0)
         some = torch.arange(3, device=x.device) % len(x)
         batch = x[some], [tensor[some] for tensor in samplewise]
-        vectors = [torch.randn(3, n, generator=generator).to(x) for n in (x.shape[1], rows)]
+        vectors = [
+            torch.randn(3, n, generator=generator, device="cpu").to(x) for n in (x.shape[1], rows)
+        ]
         captured, expected = _capture_any_size(function, batch, vectors, shared)
         try:
             self._build(captured, expected, batch, vectors, shared, packed=True)

@@ -94,7 +94,7 @@ def _require_adjoint(linearization: AutogradLinearization, x: Tensor) -> None:
 def _draw_like(tensor: Tensor) -> Tensor:
     """Normal numbers, the same ones in every call."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(tensor.shape, generator=generator).to(tensor)
+    return torch.randn(tensor.shape, generator=generator, device="cpu").to(tensor)
 
 
 def _linearize_captured(
