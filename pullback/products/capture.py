@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch._decomp import get_decompositions
 from torch.distributions import Distribution
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
@@ -59,6 +60,14 @@ _OF_SHAPES = {
     aten.new_zeros.default,
     aten.sym_size.int,
 }
+# What hands values to Python and is no operation, so that it is not recorded.
+_READING = {
+    Tensor.numpy,
+    Tensor.tolist,
+    Tensor.untyped_storage,
+    Tensor.__array__,
+    Tensor.__dlpack__,
+}
 _SIZE_MATTERS = "its operations depend on the size of the batch"
 
 
@@ -88,6 +97,7 @@ def capture(
         double_backward_settings(),
         _UNVALIDATED_DISTRIBUTIONS,
         recorder,
+        _Reads(recorder),
     ):
         x, u = x.detach().requires_grad_(), u.detach().requires_grad_()
         y = function(x, *others)
@@ -209,6 +219,21 @@ class _Recorder(TorchDispatchMode):
             self.root.register_buffer(name, tensor)
             self._remember(self.graph.get_attr(name), tensor)
         return self.nodes[id(tensor)][0]
+
+
+class _Reads(TorchFunctionMode):
+    """Refuses what reads the values of recorded tensors by other ways than operations."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if func in _READING and id(args[0]) in self._recorder.nodes:
+            raise CaptureError(f"{func.__name__} hands values of tensors to Python")
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
