@@ -56,7 +56,8 @@ def gallery(
     facts |= {"mixup_form": mixup_form} if mixup_form != "text" else {}
     title = f"What two steps along the top eigenvector do: {vaes.dataset}, β = {beta:g}"
     title += f", mixup of weight {mixup:g}" if mixup else ""
-    title += f"\nx + δλη, η of {'Eq. 11' if combined else 'Eq. 4'}, clipped to [0, 1]"
+    title += f"\nx + δλη, η of {'Eq. 11' if combined else 'Eq. 4'}, clipped to [0, 1]; norms are "
+    title += "means over the images shown"
     configuration = {**vaes.configuration, **facts, "title": title}
     if not redraw and not named_arrays.holds(path, configuration):
         x = vaes.held_out(shown)

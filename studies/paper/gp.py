@@ -19,8 +19,12 @@ from scipy.stats import norm
 from .statistics import Interval
 
 FEWEST = 4  # different β from which a curve says something
-STEPS, _RATE = 200, 0.1
+SCATTERS = 8  # different β from which it says how far trainings lie from it
+STEPS = 50
 _LENGTHS = (0.3, 1.5)
+# In deviations of log β; three neighbours of 50 β. A curve that bends faster passes through every
+# training, so that none seems to scatter.
+_SHORTEST = 0.2
 _SIDE = norm.ppf(0.975)
 
 
@@ -123,20 +127,32 @@ def fit(beta: NDArray, values: NDArray, *, logarithmic: bool, points: int = 200)
     )
 
 
+def scatter(beta: NDArray, values: NDArray) -> tuple[float, int]:
+    """Variance of the logarithms of trainings around their curve, and its degrees of freedom.
+
+    Returns:
+        NaN and 0 if there is no curve: of too few β, or of values that are not all positive.
+    """
+    if len(np.unique(beta)) < SCATTERS or not (values > 0).all():
+        return np.nan, 0
+    return fit(beta, values, logarithmic=True).noise, len(beta) - 3
+
+
 class _Process(gpytorch.models.ExactGP):
     """y = constant + a straight line over t + a Matérn process + noise."""
 
     def __init__(self, t: torch.Tensor, y: torch.Tensor, length: float) -> None:
         likelihood = gpytorch.likelihoods.GaussianLikelihood(noise_constraint=GreaterThan(1e-6))
         super().__init__(t, y, likelihood)
-        self.mean, line, around = ConstantMean(), LinearKernel(), ScaleKernel(MaternKernel(nu=2.5))
+        matern = MaternKernel(nu=2.5, lengthscale_constraint=GreaterThan(_SHORTEST))
+        self.mean, line, around = ConstantMean(), LinearKernel(), ScaleKernel(matern)
         self.kernel = line + around
         self.double()
         # Both are standardised, so that no slope is far beyond 1; one is learned from the values.
         line.variance = 4.0
         line.raw_variance.requires_grad_(False)
         # Where the search begins: a line, with smooth curves around it, that explains most.
-        around.base_kernel.lengthscale = length
+        matern.lengthscale = length
         around.outputscale = 0.1
         self.likelihood.noise = 0.1
 
@@ -145,15 +161,18 @@ class _Process(gpytorch.models.ExactGP):
 
 
 def _maximise(model: _Process) -> float:
-    """Climb the evidence; what it was at last."""
+    """Climb the evidence by L-BFGS; what it was at last."""
     evidence = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(learned, lr=_RATE)
+    optimizer = torch.optim.LBFGS(learned, max_iter=STEPS, line_search_fn="strong_wolfe")
     model.train()
+
+    def negative() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = -evidence(model(model.train_inputs[0]), model.train_targets)
+        loss.backward()
+        return loss
+
     with gpytorch.settings.fast_computations(False, False, False):
-        for _ in range(STEPS):
-            optimizer.zero_grad()
-            loss = -evidence(model(model.train_inputs[0]), model.train_targets)
-            loss.backward()
-            optimizer.step()
-    return -loss.item()
+        optimizer.step(negative)
+        return -negative().item()

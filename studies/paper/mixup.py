@@ -167,7 +167,7 @@ def _against_reconstruction(axis: Axes, key: str, without: Record, record: Recor
     for error, score, beta in zip(
         record["reconstruction_error"].mean(1), record[key].mean(1), record["beta"], strict=True
     ):
-        axis.annotate(f"{beta:.2g}", (error, score), (4, 3), textcoords="offset points", size=7)
+        axis.annotate(f"{beta:.3g}", (error, score), (4, 3), textcoords="offset points", size=7)
     axis.set(
         xlabel="MSE of reconstruction [input²]",
         ylabel=f"{drawing.label_of(record, key)},\nmean over images",

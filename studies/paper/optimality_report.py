@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ..pictures import save_figure
 from .displacements import Displacements
+from .verdicts import HOLDS
 
 EIGEN, PGD, PGDS = "eigenvector", "PGD", ("PGD", "PGD from eigenvector")
-HOLDS = 0.99  # median ratio to the best PGD down to which the linearisation is said to hold
 # Hollow markers for what would hide another curve.
 STYLES: dict[str, dict[str, Any]] = {
     EIGEN: {"color": "tab:red", "marker": "o", "markersize": 5},

@@ -176,12 +176,15 @@ def draw(record: Record, published: Published, path: Path) -> Path:
     ):
         for i, (name, pick) in enumerate(table.items()):
             hue = drawing.shade(i, len(table))
-            axis.plot(record["beta"], pick(record).mean(1), color=hue, label=name)
+            # Every second one is dashed: some lie on each other.
+            line = ("-", "--")[i % 2]
+            axis.plot(record["beta"], pick(record).mean(1), line, color=hue, label=name)
         axis.plot(published.beta, theirs, "k.", label="published")
         axis.set(xscale="log", xlabel="β", ylabel=label)
         axis.legend(frameon=False, fontsize="small")
     axes[0].set_yscale("log")
     axes[1].set_ylim(0, 1.3 * max(published.entropy.max(), record["mean_entropy"].mean(1).max()))
+    axes[1].set_title("negative values are left out", fontsize="small")
     kind = closest_errors(record, published)
     ours = errors(record, kind)
     for step, delta in enumerate(PUBLISHED):
@@ -192,8 +195,10 @@ def draw(record: Record, published: Published, path: Path) -> Path:
         xscale="log",
         yscale="log",
         xlabel="β",
-        ylabel=f"{kind}\nalong direction 1 [input²] (dots: published)",
+        ylabel=f"{kind.replace('x_c', '$x_c$')}\nalong direction 1 [input²]; dots: published",
     )
+    for axis in axes:
+        drawing.plain_ticks(axis.xaxis)
     axes[2].legend(frameon=False, fontsize="small")
     title = f"Our scores beside the published ones\n{drawing.caption(record)}"
     return drawing.save(figure, path, title)

@@ -16,8 +16,8 @@ from .sections import mixup_tables, passes_text, ratios_table, scores_table, tab
 
 # What pictures show, by how the names of their files begin.
 GALLERIES = {
-    "gallery-beta": "Figure 2 or 4",
-    "gallery-combined": "Figure 8 or 9",
+    "gallery-beta": "Figures 2 and 4",
+    "gallery-combined": "Figures 8 and 9",
     "reconstructions": "Figure 7",
 }
 _HERE = Path(__file__).parent.parent
@@ -137,7 +137,8 @@ def _pictures(folder: Path, figures: Path) -> dict[str, Path]:
     for prefix, text in GALLERIES.items():
         for path in sorted(folder.glob(f"{prefix}*.h5")):
             figure = figures / f"{folder.name}-{path.stem}.png"
-            drawn[f"{text}, {path.stem}"] = pictures.read(path).save(figure)
+            shown = pictures.read(path)
+            drawn[f"{text}: {shown.title.splitlines()[0]}"] = shown.save(figure)
     return drawn
 
 

@@ -15,12 +15,21 @@ _TABLED = 10
 
 def what_was_run(archives: Archives) -> list[str]:
     """A line for each archive."""
-    records = (archives.beta, archives.distance, archives.mixup, archives.combined)
-    lines = [drawing.caption(record) for record in records if record is not None]
+    records = {
+        "Figure 5": archives.beta,
+        "Figure 3": archives.distance,
+        "Figure 6": archives.mixup,
+        "Figure 10": archives.combined,
+    }
+    lines = [
+        f"{figure}: {drawing.caption(record)}"
+        for figure, record in records.items()
+        if record is not None
+    ]
     for form, trainings in archives.trainings.items():
         facts = trainings.configuration
         lines.append(
-            f"mixup as in the {'text' if form == 'text' else 'authors’ code'}: "
+            f"trainings with mixup as in the {'text' if form == 'text' else 'authors’ code'}: "
             f"{len(trainings.beta)} trainings of {facts['epochs']} epochs, "
             f"{len(np.unique(trainings.seed))} of each of {len(trainings.betas)} β with mixup and "
             f"without, {facts['images']} held-out images"
@@ -68,11 +77,10 @@ def passes_text(costs: Costs) -> list[str]:
         "",
         *table(titles, rows),
         "",
-        "Gradient ascent on ‖Jη‖ is the power method, and costs about what the eigenvector costs: "
-        "there is no cheaper way to a small attack in it. The eigenvector comes with more: "
-        "a residual that says how good it is, λ₁ that says how far the code can move, the other "
-        "leading pairs, the trace and the entropy, from the same passes. PGD needs no "
-        "linearisation, and is what to take for steps that are not small, or clipped.",
+        "Gradient ascent on ‖Jη‖ is the power method. What it finds is a step; the passes of the "
+        "eigenvector also give λ₁, which is how far the code can move, a residual that says how "
+        "well it is known, and other leading pairs. PGD linearises nothing, and is what to take "
+        "for steps that are not small, or clipped.",
     ]
 
 

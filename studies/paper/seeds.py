@@ -77,8 +77,12 @@ class Trainings:
         )
 
     def scatter(self, score: str, betas: NDArray) -> tuple[float, int]:
-        """Variance of log(with mixup / without) from one pair of trainings to another, and how
-        many degrees of freedom it was estimated with; pooled over ``betas``."""  # fmt: skip
+        """How much log(with mixup / without) varies from one pair of trainings to another.
+
+        Returns:
+            The variance, pooled over ``betas``, and with how many degrees of freedom it is known;
+            NaN and 0 if no β was trained twice.
+        """
         squares, freedom = [], []
         for mixed in (True, False):
             logs = [np.log(self.means(score, beta, mixed=mixed)) for beta in betas]
@@ -267,8 +271,9 @@ def draw(found: Trainings, path: Path) -> Path:
                     fillstyle="none", label=text,
                 )  # fmt: skip
         axis.set(xscale="log", xlabel="β", ylabel=label)
-        if name != "S":
+        if name == "ρ":
             axis.set_yscale("log")
+            drawing.plain_ticks(axis.yaxis)
         drawing.plain_ticks(axis.xaxis)
         axis.grid(color="0.93")
     axes[0].legend(frameon=False)

@@ -51,7 +51,7 @@ def ratio(a: NDArray, b: NDArray) -> Interval:
 
 def spearman(a: NDArray, b: NDArray) -> float:
     """Rank correlation of ``(n,)`` pairs; 0 where one is constant."""
-    return float(_spearman(np.asarray(a, dtype=float), np.asarray(b, dtype=float), axis=-1))
+    return float(_unit_ranks(np.asarray(a, float)) @ _unit_ranks(np.asarray(b, float)))
 
 
 def rank_correlation(a: NDArray, b: NDArray) -> Interval:
@@ -63,6 +63,17 @@ def rank_correlation(a: NDArray, b: NDArray) -> Interval:
     side = stats.norm.ppf(0.975) * np.sqrt((1 + value**2 / 2) / (len(a) - 3))
     z = np.arctanh(np.clip(value, -1 + 1e-12, 1 - 1e-12))
     return Interval(value, float(np.tanh(z - side)), float(np.tanh(z + side)))
+
+
+def median(values: NDArray) -> Interval:
+    """Median of ``(n,)`` values drawn at random, such as images, between two of them.
+
+    The interval holds the median with at least 95 % probability whatever the distribution is: how
+    many of the values lie below it is binomial. With fewer than six values it is all of them.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    low = max(0, int(stats.binom.ppf(0.025, len(ordered), 0.5)) - 1)
+    return Interval(float(np.median(ordered)), float(ordered[low]), float(ordered[-1 - low]))
 
 
 def ratio_of_trainings(a: NDArray, b: NDArray) -> Interval | None:
@@ -89,23 +100,23 @@ def trend(values: NDArray, beta: NDArray) -> Correlation:
     The values of β are chosen, not drawn, so that they cannot be resampled. If β did nothing, every
     order of the trainings would be as probable: that is what permutations show.
     """
-    columns = [np.asarray(column, dtype=float) for column in (values, beta)]
     value = spearman(values, beta)
+    ranks = [_unit_ranks(np.asarray(column, dtype=float)) for column in (values, beta)]
     order = np.random.default_rng(0).permuted(
         np.tile(np.arange(len(beta)), (_PERMUTATIONS, 1)), axis=1
     )
-    chance = _spearman(columns[0][order], np.broadcast_to(columns[1], order.shape), axis=-1)
+    chance = ranks[0][order] @ ranks[1]
     # Rounding must not make the order itself look different from what was seen.
     larger = (np.abs(chance) >= abs(value) - 1e-9).sum()
     return Correlation(value, float((1 + larger) / (1 + _PERMUTATIONS)), len(np.unique(beta)))
 
 
-def _spearman(a: NDArray, b: NDArray, axis: int) -> NDArray:
-    ranks = [stats.rankdata(values, axis=axis) for values in (a, b)]
-    centred = [values - values.mean(axis, keepdims=True) for values in ranks]
-    covariance = (centred[0] * centred[1]).sum(axis)
-    scale = np.sqrt((centred[0] ** 2).sum(axis) * (centred[1] ** 2).sum(axis))
-    return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
+def _unit_ranks(values: NDArray) -> NDArray:
+    """Ranks less their mean, as a vector of length 1; zero where all values are the same."""
+    ranks = stats.rankdata(values)
+    ranks -= ranks.mean()
+    length = np.linalg.norm(ranks)
+    return ranks / length if length > 0 else ranks
 
 
 def _bootstrap(statistic: Callable[..., NDArray], *columns: NDArray) -> Interval:

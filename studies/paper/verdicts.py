@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .statistics import Correlation, Interval
+from .statistics import Correlation, Interval, median
 
 CONFIRMED, REFUTED = "confirmed", "refuted"
 UNDECIDED, CONDITIONAL = "undecided", "conditional"
@@ -15,6 +15,9 @@ LEVEL = 0.01  # probability by chance above which a trend is none
 STRONG = 0.9  # rank correlation from which a trend is called one without exceptions
 _MOST = 6  # cases that are named one by one
 COLLAPSED = 0.85  # share of the pixels' variance from which the error says that the code is unused
+BROKEN = 0.01  # rise of the mean squared error at which reconstructions count as broken
+COST = 1.05  # ratio of errors of reconstruction up to which something is said to cost nothing
+HOLDS = 0.99  # share of the best displacement from which a step counts as the best
 
 RULES = f"""\
 - **confirmed**: the numbers show it; **refuted**: they show the opposite; **undecided**: they show
@@ -23,7 +26,15 @@ RULES = f"""\
 - A *trend* over β needs at least {FEWEST} different β and a permutation test with p < {LEVEL:g}.
   It is confirmed if the rank correlation has the claimed sign and at least the size {STRONG},
   conditional if it has the sign but is weaker, refuted if it has the other sign.
-- A *ratio* is confirmed to be below (above) a bound if its whole 95 % interval is.
+- A *ratio* is confirmed to be below (above) a bound if its whole 95 % interval is, and refuted if
+  the whole interval is on the other side. That something *costs nothing* means a ratio below
+  {COST:g}: the upper end of the interval decides.
+- Reconstructions *break*, or differ significantly, where their mean squared error has risen by
+  {BROKEN:g}.
+- A step is *the best* if, for the median image, it moves the code by more than {HOLDS:g} of what
+  the best other step does: again the whole 95 % interval.
+- An *order* of a few trainings is confirmed if each value is below the one before, and refuted if
+  each is above.
 - A claim about several cases, such as values of β, is confirmed if it is for all of them. If it is
   confirmed for some and refuted for others, it is conditional. Otherwise it is refuted if it is for
   at least one, and else undecided.
@@ -71,6 +82,17 @@ def above(interval: Interval, bound: float = 1.0) -> str:
     return CONFIRMED if interval.low > bound else REFUTED if interval.high < bound else UNDECIDED
 
 
+def best(share: NDArray) -> str:
+    """Whether a step is the best, by its displacements ``(n,)`` over the best other ones."""
+    return above(median(share), HOLDS)
+
+
+def falling(values: NDArray) -> str:
+    """Whether values ``(n,)`` of a few trainings, ordered by β, fall from each to the next."""
+    steps = np.diff(values)
+    return CONFIRMED if (steps < 0).all() else REFUTED if (steps > 0).all() else UNDECIDED
+
+
 def of_all(cases: Mapping[str, str], holds: str = "holds", fails: str = "does not") -> Verdict:
     """Of several cases that all have to hold.
 
@@ -113,5 +135,7 @@ def _listed(names: Sequence[str], total: int) -> str:
     starts = {name.rpartition(" ")[0] for name in names}
     if len(starts) == 1:
         (start,) = starts
-        names = [names[0], *(name.removeprefix(start).lstrip() for name in names[1:])]
+        plural = "s" * start[-1:].isalpha()  # of "direction", not of "β ="
+        last = [name.removeprefix(start).lstrip() for name in names]
+        names = [f"{start}{plural} {last[0]}", *last[1:]]
     return f"{', '.join(names[:-1])} and {names[-1]}"

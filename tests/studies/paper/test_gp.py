@@ -58,6 +58,14 @@ def test_values_as_they_are_and_repeated_betas():
     np.testing.assert_allclose(curve.middle, 2 - 0.2 * np.log(curve.beta), atol=0.08)
 
 
+def test_how_far_trainings_lie_from_their_curve():
+    variance, freedom = gp.scatter(BETAS, drawn(-0.6, 0.1, 1))
+    assert variance**0.5 == pytest.approx(0.1, rel=0.3)
+    assert freedom == 47
+    for beta, values in ((BETAS[:7], np.ones(7)), (BETAS, np.zeros(50))):
+        assert gp.scatter(beta, values)[1] == 0
+
+
 def test_too_few_betas_are_refused():
     with pytest.raises(ValueError, match="at least 4 different β are needed, got 3"):
         gp.fit(np.array([1, 2, 3, 3]), np.ones(4), logarithmic=True)

@@ -8,8 +8,10 @@ import pytest
 from studies.paper import claims, gp, published, records
 from studies.paper.archives import Archives, find
 from studies.paper.claims_beta import broken_at
+from studies.paper.displacements import Displacements
 from studies.paper.measurement import COORDINATES, MEASURED, PUBLISHED, coordinates, effort
 from studies.paper.mixup import matches, same_beta
+from studies.paper.optimality_report import EIGEN, PGDS
 from studies.paper.records import LAYOUT, Record
 from studies.paper.scores import by_name
 from studies.paper.seeds import Trainings
@@ -178,6 +180,62 @@ def test_whether_scores_say_which_images_are_damaged():
     found = [one for one in claims.claims(_archives(beta=record)) if "suffer more" in one.text]
     assert [one.verdict.word for one in found] == [CONFIRMED, REFUTED, UNDECIDED, CONFIRMED]
     assert all(one.source == "extension" for one in found)
+
+
+@pytest.mark.parametrize(("rise", "word"), [(0.05, CONFIRMED), (0.01, UNDECIDED), (0.001, REFUTED)])
+def test_whether_reconstructions_differ_significantly(rise, word):
+    error = 0.1 * np.random.default_rng(0).gamma(50, 1 / 50, 40)
+    record = made(
+        [0.1, 1, 10],
+        reconstruction_error=error,
+        attack_error_mean=error.mean() + rise,
+        attack_error_std=error.std(),
+    )
+    found = verdicts(claims.claims(_archives(distance=record)))
+    (text,) = (text for text in found if "differ significantly" in text)
+    assert found[text] == word
+
+
+@pytest.mark.parametrize(
+    ("order", "word"),
+    [([3, 2, 1], CONFIRMED), ([1, 2, 3], REFUTED), ([1, 2, 1], UNDECIDED)],
+)
+def test_whether_the_code_moves_further_the_smaller_beta_is(order, word):
+    moved = np.array(order)[:, None, None] * np.ones((1, 5, len(EXTENT.steps)))
+    record = made([0.1, 1, 10], latent_distance_mean=moved)
+    found = verdicts(claims.claims(_archives(distance=record)))
+    assert found["the code moves further the smaller β is, at the same δ"] == word
+
+
+@pytest.mark.parametrize(
+    ("share", "word"), [(0.9999, CONFIRMED), (0.99, UNDECIDED), (0.9, REFUTED)]
+)
+def test_whether_the_eigenvector_is_the_best_small_step(share, word):
+    noise = 0.004 * np.random.default_rng(0).normal(size=100)
+    eigen = np.minimum(share + noise, 0.9999) if word != CONFIRMED else np.full(100, share)
+    found = Displacements(
+        clipping=("unclipped",),
+        attack=(EIGEN, *PGDS),
+        eps=np.array([0.01]),
+        sample=np.arange(100),
+        displacement=np.stack([eigen, np.ones(100), np.full(100, 0.5)])[None, :, None],
+        eigenvalue=np.ones(100),
+        n_products=np.ones((1, 3, 1), dtype=int),
+    )
+    (claim,) = claims.claims(_archives(optimality=(found, {})))
+    assert claim.verdict.word == word
+
+
+def test_a_ratio_of_metrics_knows_the_scatter_of_trainings(monkeypatch):
+    """Above 1 for all images of each VAE, but by less than VAEs of neighbouring β differ."""
+    monkeypatch.setattr(gp, "STEPS", 100)
+    betas = np.geomspace(0.01, 10, 20)
+    flat = made(betas)
+    for scatter, word in ((0.001, CONFIRMED), (0.5, UNDECIDED)):
+        factor = 1.1 * np.exp(scatter * np.random.default_rng(1).normal(size=(20, 1, 1)))
+        scaled = Record(flat.arrays | {"eigenvalues": factor * flat["eigenvalues"]}, CONFIGURATION)
+        found = verdicts(claims.claims(_archives(beta=flat, combined=scaled)))
+        assert found["the combined metric has a larger ρ than the flat one"] == word
 
 
 def test_what_the_paper_does_not_say_is_an_extension(finished):

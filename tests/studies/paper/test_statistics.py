@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from studies.paper.seeds import widen
-from studies.paper.statistics import Interval, rank_correlation, ratio, spearman, trend
+from studies.paper.statistics import Interval, median, rank_correlation, ratio, spearman, trend
 
 
 def test_rank_correlation_is_that_of_scipy():
@@ -50,6 +50,18 @@ def test_the_scatter_of_trainings_widens_an_interval():
         2 * 1.96 * np.hypot(0.02553, 0.1), rel=1e-2
     )
     assert widen(narrow, (np.nan, 0)) == narrow
+
+
+@pytest.mark.parametrize("count", [20, 101])
+def test_the_interval_of_a_median_holds_the_truth(count):
+    held = 0
+    for seed in range(300):
+        values = np.random.default_rng(seed).exponential(size=count)
+        found = median(values)
+        assert found.low <= found.value == np.median(values) <= found.high
+        held += found.low <= np.log(2) <= found.high
+    assert held >= 279  # 95 % of 300, less one and a half standard errors
+    assert median(np.arange(4)) == (1.5, 0, 3)
 
 
 def test_the_interval_of_a_ratio_holds_the_truth():

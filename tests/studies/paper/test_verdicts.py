@@ -11,7 +11,9 @@ from studies.paper.verdicts import (
     UNDECIDED,
     above,
     below,
+    best,
     collapsed,
+    falling,
     of_all,
     of_trend,
 )
@@ -99,6 +101,10 @@ def test_a_cost_is_excluded_by_the_upper_end_only():
             "direction 2",
         ),
         (
+            {"along direction 1": CONFIRMED, "along direction 2": CONFIRMED, "both": REFUTED},
+            "conditional: lowers ρ along directions 1 and 2; raises it both",
+        ),
+        (
             {f"at β = {i}": CONFIRMED for i in range(9)} | {"at β = 9": REFUTED},
             "conditional: lowers ρ in 9 of 10 cases; raises it at β = 9",
         ),
@@ -106,6 +112,24 @@ def test_a_cost_is_excluded_by_the_upper_end_only():
 )
 def test_several_cases_say_which_way(cases, said):
     assert str(of_all(cases, "lowers ρ", "raises it")).strip() == said
+
+
+@pytest.mark.parametrize(
+    ("middle", "word"), [(0.9999, CONFIRMED), (0.992, UNDECIDED), (0.9, REFUTED)]
+)
+def test_a_step_is_the_best_for_the_median_image(middle, word):
+    share = middle + 0.02 * np.random.default_rng(0).normal(size=100)
+    if word == CONFIRMED:  # that a few images are far off is no matter
+        share = np.where(np.arange(100) < 20, 0.5, np.minimum(share, 1) + 0.0099)
+    assert best(share) == word
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [([3, 2, 1], CONFIRMED), ([1, 2, 3], REFUTED), ([3, 1, 2], UNDECIDED), ([1, 1], UNDECIDED)],
+)
+def test_an_order_of_a_few_trainings(values, word):
+    assert falling(np.array(values)) == word
 
 
 def test_a_ratio_between_trainings_knows_their_scatter():
