@@ -55,7 +55,7 @@ def draw(vae: VAE, images: Tensor, scores: dict[str, NDArray], path: Path) -> Pa
     _gallery(vae, images, scores).draw(panels[0])
     axes = panels[1].subplots(1, 2)
     for axis, name, label in (
-        (axes[0], "spectral_radius", "spectral radius ρ"),
+        (axes[0], "spectral_radius", "spectral radius ρ [latent²/input²]"),
         (axes[1], "entropy", "entropy S of the normalised spectrum [nat]"),
     ):
         axis.hist(scores[name], bins=30, color="0.4")

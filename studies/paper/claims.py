@@ -45,7 +45,10 @@ def _combined(record: Record, flat: Record, variance: float | None) -> list[Clai
         for b, interval, out in zip(beta, means, gone, strict=True)
         if not out
     }
-    least, most = (pick(zip(means, beta, strict=True)) for pick in (min, max))
+    kept = [(one, b) for one, b, out in zip(means, beta, gone, strict=True) if not out]
+    if not kept:
+        return []
+    least, most = min(kept), max(kept)
     evidence = (
         "ratio of means over the same images of the same VAE, the scatter of trainings around "
         "their curve added: "

@@ -186,8 +186,8 @@ def _difference(record: Record, step: int) -> Claim:
         Verdict(above(rise, BROKEN)),
         f"β = {record['beta'][at]:g}: the mean error rises from {before.mean():.4f} by {rise}; if "
         f"images are clipped to [0, 1], it becomes {ratio(clipped, before)} times as large, rises "
-        f"for {np.mean(clipped > before):.0%} of images, and at least doubles for "
-        f"{np.mean(clipped >= 2 * before):.1%}",
+        f"for {100 * np.mean(clipped > before):.0f} % of images, and at least doubles for "
+        f"{100 * np.mean(clipped >= 2 * before):.1f} %",
         "Fig. 2",
     )
 

@@ -7,13 +7,11 @@ import numpy as np
 from . import gp
 from .archives import Archives
 from .claim import OURS, Claim
-from .mixup import Match, split
+from .mixup import Match, collapsed_betas
 from .scores import by_name
-from .seeds import Trainings, widen
+from .seeds import NAMES, Trainings, widen
 from .statistics import Interval
 from .verdicts import COST, below, collapsed, of_all
-
-_FORMS = {"text": "mixup", "code": "mixup as in the authors' code"}
 
 
 def of_mixup(archives: Archives) -> list[Claim]:
@@ -27,10 +25,9 @@ def of_mixup(archives: Archives) -> list[Claim]:
 
 def _between_trainings(form: str, trainings: Trainings, variance: float | None) -> list[Claim]:
     """At the same β, with intervals between trainings."""
-    errors = [trainings.means("MSE", beta, mixed=False).mean() for beta in trainings.betas]
-    gone = collapsed(np.array(errors), variance)
+    gone = {float(b) for b in trainings.betas if trainings.has_collapsed(b, variance)}
     count = len(np.unique(trainings.seed))
-    found, said = [], _FORMS[form]
+    found, said = [], f"mixup{NAMES[form]}"
     for name, text, bound, words in _TESTS:
         ratios = {float(beta): trainings.ratio(name, beta) for beta in trainings.betas}
         known = {beta: interval for beta, interval in ratios.items() if interval is not None}
@@ -38,7 +35,7 @@ def _between_trainings(form: str, trainings: Trainings, variance: float | None) 
             _claim(
                 text.format(mixup=said),
                 known,
-                {float(beta) for beta in trainings.betas[gone]},
+                gone,
                 bound,
                 words,
                 f"{name} with mixup over without, between {count} trainings of each",
@@ -168,11 +165,7 @@ def _claim(
 
 def _collapsed(archives: Archives, matches: list[Match]) -> set[float]:
     """β at which the VAE without mixup has collapsed."""
-    assert archives.mixup is not None
-    assert archives.beta is not None
-    _, others = split(archives.mixup, archives.beta)
-    gone = collapsed(others["reconstruction_error"].mean(1, dtype=float), archives.variance)
-    betas = {float(beta) for beta in others["beta"][gone]}
+    betas = collapsed_betas(archives.mixup, archives.beta, archives.variance)
     return {match.beta for match in matches if _among(match.matched_beta, betas)}
 
 

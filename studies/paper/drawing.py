@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import LogFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from ..pictures import save_figure
@@ -147,6 +147,8 @@ def shade(i: int, count: int) -> Colour:
 def plain_ticks(axis: Axis) -> None:
     """Numbers on a logarithmic axis as one writes them."""
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    # Those between powers of ten have labels where there is hardly one power of ten.
+    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
 
 
 def save(figure: Figure, path: Path, title: str) -> Path:

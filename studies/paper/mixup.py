@@ -20,6 +20,7 @@ from .seeds import some
 from .statistics import Interval, ratio
 from .tables import columns, scores_table
 from .vaes import Subject, Vaes
+from .verdicts import collapsed
 
 SHOWN = 10
 PAPERS_BETA = 1.0  # of Figures 6 and 7, which is none of the 50
@@ -113,6 +114,17 @@ def split(record: Record, without: Record) -> tuple[Record, Record]:
     return mixed, others
 
 
+def collapsed_betas(
+    record: Record | None, without: Record | None, variance: float | None
+) -> set[float]:
+    """β of the VAEs without mixup whose code has collapsed."""
+    if record is None or without is None:
+        return set()
+    _, others = split(record, without)
+    gone = collapsed(others["reconstruction_error"].mean(1, dtype=float), variance)
+    return {float(beta) for beta in others["beta"][gone]}
+
+
 def _match(record: Record, without: Record, i: int, j: int) -> Match:
     ours, theirs = by_name(record.select([i]).arrays), by_name(without.select([j]).arrays)
     ratios = {name: ratio(ours[name][0], theirs[name][0]) for name in ours}
@@ -164,10 +176,14 @@ def _against_reconstruction(axis: Axes, key: str, without: Record, record: Recor
     ):
         error, score = (one[name].mean(1, dtype=float) for name in ("reconstruction_error", key))
         axis.plot(error, score, style, color=hue, label=label, markersize=4, linewidth=0.8)
+    # A β beside its mark, in front of the other marks.
+    paper = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5}
     for error, score, beta in zip(
         record["reconstruction_error"].mean(1), record[key].mean(1), record["beta"], strict=True
     ):
-        axis.annotate(f"{beta:.3g}", (error, score), (4, 3), textcoords="offset points", size=7)
+        axis.annotate(
+            f"{beta:.3g}", (error, score), (5, 4), textcoords="offset points", size=7, bbox=paper
+        )
     axis.set(
         xlabel="MSE of reconstruction [input²]",
         ylabel=f"{drawing.label_of(record, key)},\nmean over images",

@@ -176,8 +176,8 @@ def draw(record: Record, published: Published, path: Path) -> Path:
     ):
         for i, (name, pick) in enumerate(table.items()):
             hue = drawing.shade(i, len(table))
-            # Every second one is dashed: some lie on each other.
-            line = ("-", "--")[i % 2]
+            # The last one is dashed: it can lie on the one before.
+            line = "--" if i == len(table) - 1 else "-"
             axis.plot(record["beta"], pick(record).mean(1), line, color=hue, label=name)
         axis.plot(published.beta, theirs, "k.", label="published")
         axis.set(xscale="log", xlabel="β", ylabel=label)

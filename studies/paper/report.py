@@ -61,7 +61,7 @@ def _overview(names: list[str], decided: list[list[Claim]]) -> list[str]:
     """A row for each claim, a column for each data set."""
     by_text = [{claim.text: claim for claim in some} for some in decided]
     first = {claim.text: claim for some in reversed(decided) for claim in some}
-    texts = dict.fromkeys(text for some in by_text for text in some)
+    texts = dict.fromkeys(text for some in sorted(by_text, key=len, reverse=True) for text in some)
     rows = [
         [text, first[text].source]
         + [str(some[text].verdict) if text in some else "" for some in by_text]
@@ -84,11 +84,11 @@ def _section(archives: Archives, decided: list[Claim], figures: Path) -> list[st
     if archives.passes is not None:
         lines += ["### What the eigenvector costs", "", *passes_text(archives.passes), ""]
     if archives.beta is not None:
-        lines += ["### Means over images", "", *scores_table(archives.beta), ""]
+        lines += ["### Means over images", "", *scores_table(archives.beta, archives.variance), ""]
     if archives.trainings or archives.matches:
         lines += ["### Mixup", "", *mixup_tables(archives), ""]
     if archives.combined is not None and archives.beta is not None:
-        some = ratios_table(archives.combined, archives.beta)
+        some = ratios_table(archives.combined, archives.beta, archives.variance)
         lines += ["### Combined over flat ρ", "", *some, ""]
     drawn = _draw(archives, figures)
     lines += ["### Figures", ""]
@@ -119,7 +119,7 @@ def _draw(archives: Archives, figures: Path) -> dict[str, Path]:
         drawn["Figure 6"] = mixup.draw(archives.mixup, archives.beta, path("mixup"))
     for form, trainings in archives.trainings.items():
         text = "Figure 6, several trainings" + ", the authors' code" * (form == "code")
-        drawn[text] = seeds.draw(trainings, path(SEEDS[form]))
+        drawn[text] = seeds.draw(trainings, path(SEEDS[form]), form)
     if archives.combined is not None and archives.beta is not None:
         drawn["Figure 10"] = combined.draw(archives.combined, path("combined"), variance)
         ratios = combined.draw_ratio(archives.combined, archives.beta, path("combined-ratio"))

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from . import combined, drawing, optimality_report, passes
+from . import combined, drawing, mixup, optimality_report, passes
 from .archives import Archives
 from .passes import Costs
 from .records import Record
-from .seeds import Trainings
+from .seeds import NAMES, Trainings
 from .verdicts import collapsed
 
 _LEVELS = (0.99, 0.999)
@@ -22,14 +22,14 @@ def what_was_run(archives: Archives) -> list[str]:
         "Figure 10": archives.combined,
     }
     lines = [
-        f"{figure}: {drawing.caption(record)}"
+        f"{figure}, {drawing.caption(record)}"
         for figure, record in records.items()
         if record is not None
     ]
     for form, trainings in archives.trainings.items():
         facts = trainings.configuration
         lines.append(
-            f"trainings with mixup as in the {'text' if form == 'text' else 'authors’ code'}: "
+            f"mixup{NAMES[form]} several times: "
             f"{len(trainings.beta)} trainings of {facts['epochs']} epochs, "
             f"{len(np.unique(trainings.seed))} of each of {len(trainings.betas)} β with mixup and "
             f"without, {facts['images']} held-out images"
@@ -84,22 +84,32 @@ def passes_text(costs: Costs) -> list[str]:
     ]
 
 
-def scores_table(record: Record) -> list[str]:
+def scores_table(record: Record, variance: float | None) -> list[str]:
     """Ten of the VAEs, or all if they are fewer."""
     few = _few(record.of_one_seed())
     keys = ("spectral_radius", "entropy", "entropy_none", "entropy_max", "reconstruction_error")
-    titles = ["β", "ρ", "S of λ/Σλ", "S of λ", "S of λ/λ₁", "MSE"]
-    columns = [few["beta"], *(few[key].mean(1, dtype=float) for key in keys)]
-    rows = [[f"{value:.4g}" for value in row] for row in zip(*columns, strict=True)]
+    titles = ["β", "ρ", "S of λ/Σλ", "S of λ", "S of λ/λ₁", "MSE", "median ρ"]
+    columns = [few[key].mean(1, dtype=float) for key in keys]
+    columns.append(np.median(few.radius, axis=1))
+    gone = collapsed(columns[keys.index("reconstruction_error")], variance)
+    rows = [
+        [_beta(beta, out=out), *(f"{value:.4g}" for value in row)]
+        for beta, out, *row in zip(few["beta"], gone, *columns, strict=True)
+    ]
     return table(titles, rows)
+
+
+def _beta(beta: float, *, out: bool) -> str:
+    """β, marked where the code has collapsed."""
+    return f"{beta:.3g}{' (collapsed)' * bool(out)}"
 
 
 def mixup_tables(archives: Archives) -> list[str]:
     """With mixup over without: between trainings, over images, and at the nearest error."""
     lines = []
     for form, trainings in archives.trainings.items():
-        name = "" if form == "text" else ", the penalty as in the authors' code"
-        lines += [f"Between trainings, at the same β{name}:", "", *_trainings(trainings), ""]
+        text = f"Between trainings, at the same β, mixup{NAMES[form]}"
+        lines += [f"{text}:", "", *_trainings(trainings, archives.variance), ""]
     for text, found in (
         ("Over images of one training each, at the same β", archives.same_beta),
         ("The same at the nearest MSE of reconstruction", archives.matches),
@@ -107,8 +117,9 @@ def mixup_tables(archives: Archives) -> list[str]:
         if not found:
             continue
         titles = ["β", "β without mixup", *found[0].ratios]
+        gone = mixup.collapsed_betas(archives.mixup, archives.beta, archives.variance)
         rows = [
-            [f"{match.beta:.3g}", f"{match.matched_beta:.3g}"]
+            [f"{match.beta:.3g}", _beta(match.matched_beta, out=match.matched_beta in gone)]
             + [str(interval) for interval in match.ratios.values()]
             for match in found
         ]
@@ -116,7 +127,7 @@ def mixup_tables(archives: Archives) -> list[str]:
     return lines[:-1]
 
 
-def _trainings(trainings: Trainings) -> list[str]:
+def _trainings(trainings: Trainings, variance: float | None) -> list[str]:
     """Ratios with intervals between trainings, and each training's ρ."""
     names = [name for name in trainings.score if not name.startswith("error")]
     rows = []
@@ -127,17 +138,19 @@ def _trainings(trainings: Trainings) -> list[str]:
             for mixed in (False, True)
         ]
         cells = ["one training" if interval is None else str(interval) for interval in ratios]
-        rows.append([f"{beta:.3g}", *cells, *radii])
+        gone = trainings.has_collapsed(beta, variance)
+        rows.append([_beta(beta, out=gone), *cells, *radii])
     return table(["β", *names, "ρ of each without", "ρ of each with"], rows)
 
 
-def ratios_table(record: Record, flat: Record) -> list[str]:
+def ratios_table(record: Record, flat: Record, variance: float | None) -> list[str]:
     """Quantiles over images of the ratio of ρ, for ten of the VAEs."""
     record, flat = _few(record.of_one_seed()), _few(flat.of_one_seed())
     ratios = np.divide(*combined.radii(record, flat))
+    gone = collapsed(record["reconstruction_error"].mean(1, dtype=float), variance)
     rows = [
-        [f"{beta:.4g}", *(f"{value:.3g}" for value in np.quantile(one, (0.05, 0.5, 0.95)))]
-        for beta, one in zip(record["beta"], ratios, strict=True)
+        [_beta(beta, out=out), *(f"{value:.3g}" for value in np.quantile(one, (0.05, 0.5, 0.95)))]
+        for beta, out, one in zip(record["beta"], gone, ratios, strict=True)
     ]
     return table(["β", "5 % of images", "median", "95 %"], rows)
 

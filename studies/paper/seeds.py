@@ -24,7 +24,9 @@ from .scores import by_name
 from .statistics import Interval, ratio_of_trainings
 from .tables import columns
 from .vaes import Subject, Vaes
+from .verdicts import collapsed
 
+NAMES = {"text": "", "code": " as in the authors' code"}  # of the forms of mixup
 LAYOUT = {
     "training": Variable(("training",), "1", "index of the training"),
     "score": Variable(("score",), "1", "what is averaged over images"),
@@ -75,6 +77,11 @@ class Trainings:
         return ratio_of_trainings(
             *(self.means(score, beta, mixed=mixed) for mixed in (True, False))
         )
+
+    def has_collapsed(self, beta: float, variance: float | None) -> bool:
+        """Whether the code has, without mixup; ``variance`` as for :func:`verdicts.collapsed`."""
+        errors = self.means("MSE", beta, mixed=False)
+        return len(errors) > 0 and bool(collapsed(errors.mean(), variance))
 
     def scatter(self, score: str, betas: NDArray) -> tuple[float, int]:
         """How much log(with mixup / without) varies from one pair of trainings to another.
@@ -153,7 +160,7 @@ def seeds(
         )
         found = collect(path, vaes, subjects, marked)
     print(table(found))
-    print(f"\nfigure     {draw(found, path.with_suffix('.png'))}")
+    print(f"\nfigure     {draw(found, path.with_suffix('.png'), mixup_form)}")
 
 
 def file_stem(form: str) -> str:
@@ -253,8 +260,14 @@ def table(found: Trainings) -> str:
     return f"{text}\n{columns(titles, rows)}"
 
 
-def draw(found: Trainings, path: Path) -> Path:
-    """ρ, S and the error of reconstruction of every training, with mixup and without."""
+def draw(found: Trainings, path: Path, form: str = "text") -> Path:
+    """ρ, S and the error of reconstruction of every training, with mixup and without.
+
+    Args:
+        found: the trainings.
+        path: the picture, as PNG; a PDF comes beside it.
+        form: of the mixup penalty, text or code, for the title.
+    """
     figure, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
     units = {"ρ": "spectral radius ρ [latent²/input²]", "S": "entropy S of λ/Σλ [nat]"}
     units["MSE"] = "error of reconstruction, MSE [input²]"
@@ -271,16 +284,19 @@ def draw(found: Trainings, path: Path) -> Path:
                     fillstyle="none", label=text,
                 )  # fmt: skip
         axis.set(xscale="log", xlabel="β", ylabel=label)
+        axis.set_xticks(found.betas, [f"{beta:.3g}" for beta in found.betas])
+        axis.set_xticks([], minor=True)
+        axis.set_xlim(found.betas.min() / 2, found.betas.max() * 2)
         if name == "ρ":
             axis.set_yscale("log")
             drawing.plain_ticks(axis.yaxis)
-        drawing.plain_ticks(axis.xaxis)
         axis.grid(color="0.93")
     axes[0].legend(frameon=False)
     facts = found.configuration
     return drawing.save(
         figure,
         path,
-        f"How far trainings of the same β lie apart, with mixup and without: {facts['dataset']},\n"
+        f"How far trainings of the same β lie apart, with mixup{NAMES[form]} and without: "
+        f"{facts['dataset']},\n"
         f"each mark one training of {facts['epochs']} epochs, mean over {facts['images']} images",
     )

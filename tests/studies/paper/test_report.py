@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from studies.paper import claims, gp, published, records
+from studies.paper import claims, gp, published, records, sections
 from studies.paper.archives import Archives, find
 from studies.paper.claims_beta import broken_at
 from studies.paper.displacements import Displacements
@@ -122,6 +122,22 @@ def test_a_collapsed_code_is_marked_and_decides_nothing():
     assert "900" in claim.evidence
     (claim,) = (one for one in found if one.text.startswith("the combined metric has a larger ρ"))
     assert "collapsed at 1 of 3 β, left out" in claim.evidence
+
+
+def test_tables_mark_where_the_code_has_collapsed():
+    flat = made([0.1, 1, 10], reconstruction_error=[[0.1], [0.1], [VARIANCE]])
+    mixed = made([0.1, 10], mixup=1.0, reconstruction_error=[[0.1], [VARIANCE]])
+    found = _archives(beta=flat, mixup=mixed, trainings={"text": trained((1, 1, 1), 0.1)})
+    for lines in (
+        sections.scores_table(flat, VARIANCE),
+        sections.ratios_table(flat, flat, VARIANCE),
+        sections.mixup_tables(found),
+    ):
+        rows = [line for line in lines if line.startswith("| ") and "10" in line.split(" | ")[0]]
+        assert rows
+        assert all("10 (collapsed)" in row for row in rows if "| 10 |" not in row)
+        assert any("10 (collapsed)" in row for row in rows)
+    assert "collapsed" not in "".join(sections.scores_table(flat, None))
 
 
 def trained(ratios, scatter, seed_of_noise=0, seeds=5):
