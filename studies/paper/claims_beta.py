@@ -83,9 +83,9 @@ def _curve(beta: NDArray, values: NDArray, name: str) -> str:
     )
     if not logarithmic:
         return text
-    first = curve.first_below(1.0)
+    first = curve.first_below(gp.THRESHOLD)
     where = "at no β" if first is None else f"from β = {first:.2g} on"
-    return f"{text}; a training has ρ < 1 with 95 % probability {where}"
+    return f"{text}; a training has ρ < {gp.THRESHOLD:g} with 95 % probability {where}"
 
 
 def of_attacks(record: Record, metric: str = "", source: str = "Fig. 5") -> list[Claim]:

@@ -104,6 +104,12 @@ def trend(axis: Axes, record: Record, key: str, variance: float | None) -> None:
             curve.beta, *curve.band(), color="tab:red", alpha=0.25, linewidth=0,
             label="95 % of trainings",
         )  # fmt: skip
+        slope, _ = curve.slope()
+        axis.set_title(f"slope {slope} per unit of log β", fontsize="small")
+        first = curve.first_below(gp.THRESHOLD) if key == RADIUS else None
+        if first is not None:
+            label = f"ρ < {gp.THRESHOLD:g} for 95 %: β ≥ {first:.2g}"
+            axis.axvline(first, color="tab:red", linewidth=1, linestyle=":", label=label)
     axis.set(xscale="log", xlabel="β", ylabel=label_of(record, key))
     if key == RADIUS:
         axis.set_yscale("log")

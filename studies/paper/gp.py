@@ -20,6 +20,7 @@ from .statistics import Interval
 
 FEWEST = 4  # different β from which a curve says something
 SCATTERS = 8  # different β from which it says how far trainings lie from it
+THRESHOLD = 1.0  # of ρ: under it, no small step moves the code further than the image
 STEPS = 50
 _LENGTHS = (0.3, 1.5)
 # In deviations of log β; three neighbours of 50 β. A curve that bends faster passes through every
