@@ -34,6 +34,8 @@ def what_was_run(archives: Archives) -> list[str]:
             f"{len(np.unique(trainings.seed))} of each of {len(trainings.betas)} β with mixup and "
             f"without, {facts['images']} held-out images"
         )
+    if archives.mixup is not None and not archives.trainings:
+        lines.append("mixup once: one training of each β with mixup, and one without")
     if archives.mixup is not None and "seed" not in archives.mixup.arrays:
         # What archives did not say in the version that had permutations for pairs.
         lines.append(

@@ -244,11 +244,11 @@ def test_whether_the_eigenvector_is_the_best_small_step(share, word):
 
 def test_a_ratio_of_metrics_knows_the_scatter_of_trainings(monkeypatch):
     """Above 1 for all images of each VAE, but by less than VAEs of neighbouring β differ."""
-    monkeypatch.setattr(gp, "STEPS", 100)
-    betas = np.geomspace(0.01, 10, 20)
+    monkeypatch.setattr(gp, "STEPS", 50)
+    betas = np.geomspace(0.01, 10, 10)
     flat = made(betas)
     for scatter, word in ((0.001, CONFIRMED), (0.5, UNDECIDED)):
-        factor = 1.1 * np.exp(scatter * np.random.default_rng(1).normal(size=(20, 1, 1)))
+        factor = 1.1 * np.exp(scatter * np.random.default_rng(1).normal(size=(10, 1, 1)))
         scaled = Record(flat.arrays | {"eigenvalues": factor * flat["eigenvalues"]}, CONFIGURATION)
         found = verdicts(claims.claims(_archives(beta=flat, combined=scaled)))
         assert found["the combined metric has a larger ρ than the flat one"] == word
