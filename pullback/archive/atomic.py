@@ -29,7 +29,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file so that it is there whole or not at all."""
     temporary = temporary_name(path)
     try:
-        temporary.write_text(text, encoding="utf-8")
+        _write(temporary, text)
         move_into_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -42,7 +42,7 @@ def create_text(path: Path, text: str) -> bool:
     """
     temporary = temporary_name(path)
     try:
-        temporary.write_text(text, encoding="utf-8")
+        _write(temporary, text)
         _flush(temporary)
         # Unlike a file that is moved, a link does not replace what has come meanwhile.
         os.link(temporary, path)
@@ -77,6 +77,18 @@ def delete_leftovers(folder: Path) -> None:
         with contextlib.suppress(OSError):  # somebody else's, on a disk to read from, or gone
             if time.time() - temporary.lstat().st_mtime > _WEEK:
                 temporary.unlink()
+
+
+def _write(path: Path, text: str) -> None:
+    """A text file; what the system says of a full disk does not name it by itself.
+
+    Raises:
+        OSError: what the system says, with the name of the file.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _flush(path: Path) -> None:

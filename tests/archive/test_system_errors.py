@@ -74,12 +74,13 @@ FULL = """
     import resource, signal, sys
     from pathlib import Path
     from pullback import archive
+    from pullback.archive.atomic import create_text, write_text
 
     run, limit = Path(sys.argv[1]), int(sys.argv[2])
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
-        archive.merge(run)
+        {write}
     except OSError as error:
         print(error.errno, error)
 """
@@ -89,11 +90,22 @@ FULL = """
 def test_a_disk_without_space_is_told_and_does_not_crash(tmp_path, limit):
     """By a limit to the size of files, which fails as a full disk does."""
     make_run(tmp_path)
-    command = [sys.executable, "-c", textwrap.dedent(FULL), tmp_path, limit]
+    fill_up("archive.merge(run)", tmp_path, limit)
+
+
+@pytest.mark.parametrize("write", ["write_text", "create_text"])
+def test_a_text_that_finds_no_space_is_named(tmp_path, write):
+    make_run(tmp_path)
+    fill_up(f"{write}(run / 'report.html', 'long' * 1000)", tmp_path, 1000)
+
+
+def fill_up(write, run, limit):
+    """It is told, with the name of a file, and leaves nothing."""
+    command = [sys.executable, "-c", textwrap.dedent(FULL).replace("{write}", write), run, limit]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"{errno.EFBIG} [Errno {errno.EFBIG}] File too large: ")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "shards"]
+    assert done.stdout.startswith(f"{errno.EFBIG} [Errno {errno.EFBIG}] File too large: '{run}")
+    assert sorted(path.name for path in run.iterdir()) == ["manifest.json", "shards"]
 
 
 def write_some(path):
