@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from .archive.summary import plain_text
 
@@ -45,8 +46,8 @@ def say(text: str) -> None:
 def stopping_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP stop a run as Ctrl-C does, unless they are ignored, as by nohup.
 
-    Python drops an exception that a signal raises within the clean-up of an object. So an alarm
-    repeats it until it is heard.
+    Python drops an exception that a signal raises within the clean-up of an object, and prints it.
+    So an alarm repeats it until it is heard, and nothing of it is printed.
     """
 
     def stop(number: int, _: FrameType | None) -> None:
@@ -55,7 +56,12 @@ def stopping_signals() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 2.0)
         raise KeyboardInterrupt(stopped[0])
 
+    def tell_dropped(dropped: Any) -> None:
+        if dropped.exc_type is not KeyboardInterrupt:
+            usual_telling(dropped)
+
     stopped: list[int] = []
+    usual_telling, sys.unraisablehook = sys.unraisablehook, tell_dropped
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
     before = {number: signal.getsignal(number) for number in numbers}
     usual = (signal.SIG_DFL, signal.default_int_handler)
@@ -67,6 +73,7 @@ def stopping_signals() -> Iterator[None]:
     except KeyboardInterrupt:  # Ray raises one of its own instead
         raise KeyboardInterrupt(*stopped[:1]) from None
     finally:
+        sys.unraisablehook = usual_telling
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in taken.items():
             signal.signal(number, handler)
