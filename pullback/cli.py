@@ -167,7 +167,7 @@ def _score(options: Namespace) -> int:
     for index, reason in list(failures.items())[:_SHOWN_FAILURES]:
         log.warning("image %s could not be scored: %s", index, reason)
     if len(failures) > _SHOWN_FAILURES:
-        log.warning("and %d more images, see `pullback info`", len(failures) - _SHOWN_FAILURES)
+        log.warning("and more images: pullback info %s", options.out)
     return SOME_FAILED if failures else 0
 
 

@@ -11,11 +11,12 @@ from ..eigen.cost import choose_method
 from .columns import COLUMNS
 from .comparison import Comparison
 from .manifest import read_manifest
-from .run import read, scan
+from .run import find_failures, read, scan
 from .shards import list_shards
 
 # The columns that tell what is to be doubted.
 DOUBTFUL = ("converged", "eigenvalues", "entropy_error", "failed")
+_MOST_FAILURES = 100
 
 
 def summary(run: Path) -> str:
@@ -36,7 +37,7 @@ def summary(run: Path) -> str:
     columns, doubts = _look_through(run, manifest["columns"])
     if not doubts.count:
         return "\n".join(map(plain_text, lines))
-    lines += ["", f"{'':18}{'median':>12}{'5 %':>12}{'95 %':>12}"]
+    head, table = f"{'':18}{'median':>12}{'5 %':>12}{'95 %':>12}", []
     for name, values in columns.items():
         if name == "sample":
             continue
@@ -46,9 +47,20 @@ def summary(run: Path) -> str:
             continue
         quantiles = np.quantile(values, [0.5, 0.05, 0.95], method="inverted_cdf")
         numbers = "".join(f"{q:12.4g}" for q in quantiles)
-        lines.append(f"{name:18}{numbers}  {COLUMNS[name].long_name}")
-    lines += ["", *_extremes(run, columns), "", *doubts.lines()]
+        table.append(f"{name:18}{numbers}  {COLUMNS[name].long_name}")
+    if table:
+        lines += ["", head, *table, "", *_extremes(run, columns)]
+    lines += ["", *doubts.lines(), *_failures(run)]
     return "\n".join(map(plain_text, lines))
+
+
+def _failures(run: Path) -> list[str]:
+    """Why images could not be scored, as far as a terminal has room."""
+    failures = find_failures(run)
+    lines = [f"image {index}: {reason}" for index, reason in failures.items()][:_MOST_FAILURES]
+    more = len(failures) - len(lines)
+    rest = ["and more: the column failed is 1 for each"] if more else []
+    return ["", *lines, *rest] if lines else []
 
 
 def _extremes(run: Path, columns: dict[str, np.ndarray]) -> list[str]:
@@ -103,6 +115,8 @@ class Doubts:
         """What to doubt, a sentence each."""
         right = self.count - self._unconverged - self._failed
         failed = [f"{self._failed} of {self.count} images could not be scored"]
+        if self._failed == self.count:
+            return failed
         return [
             *(failed if self._failed else []),
             f"{right} of {self.count} images have all eigenpairs converged",

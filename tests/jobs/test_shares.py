@@ -14,6 +14,7 @@ import pytest
 
 from pullback import __version__, archive
 from pullback.archive.signals import postpone_signals
+from pullback.archive.summary import Doubts
 from tests.shell import names, refused, run, score
 
 ROOT = Path(__file__).parents[2]
@@ -186,6 +187,30 @@ def test_images_where_the_encoder_is_not_finite(place, capsys, caplog):
     shown = capsys.readouterr().out
     assert "18 of 20 images have all eigenpairs converged" in shown
     assert "nan" not in shown
+    for image in (13, 17):
+        assert f"image {image}: the map returned NaN or infinite values" in shown
+
+
+def test_many_images_that_could_not_be_scored(place, capsys, caplog):
+    """The command shows some of the reasons, and names the one that shows more."""
+    images = np.zeros((14, 4, 4), np.float32)
+    images[2:] = 100
+    np.save("late.npy", images)
+    assert score("overflowing", data="late.npy") == 3
+    assert caplog.text.count("could not be scored: ") == 10
+    assert "and more images: pullback info run" in caplog.text
+    capsys.readouterr()
+    assert run("info", "run") == 0
+    assert capsys.readouterr().out.count(": the map returned NaN") == 12
+
+
+def test_where_nothing_is_scored_nothing_is_said_of_scores():
+    doubts, nan = Doubts(), np.full((3, 2), np.nan)
+    failed, none = np.ones(3, np.int8), np.zeros((3, 2), np.int8)
+    doubts.add(
+        {"failed": failed, "converged": none, "eigenvalues": nan, "entropy_error": nan[:, 0]}
+    )
+    assert doubts.lines() == ["3 of 3 images could not be scored"]
 
 
 FULL = """
