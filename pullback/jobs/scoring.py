@@ -105,7 +105,15 @@ def score_images(
     for change in accepted:
         log.warning("%s, which is accepted", change)
 
-    shards = _take_share(list(list_shards(run, manifest)), share)
+    all_shards = list(list_shards(run, manifest))
+    shards = _take_share(all_shards, share)
+    if not shards:
+        log.warning(
+            "there is nothing to do in this share: the run has %d shard%s, of up to %d images each",
+            len(all_shards),
+            "s" * (len(all_shards) > 1),
+            manifest["shard_size"],
+        )
     todo = [shard for shard in shards if not _is_finished(shard)]
     total, left = (sum(shard.layout.count for shard in some) for some in (shards, todo))
     with show_progress(total, total - left, progress) as report:

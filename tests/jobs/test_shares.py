@@ -36,6 +36,14 @@ def test_shares_make_up_the_run(place, capsys):
         np.testing.assert_array_equal(shares[name], column)
 
 
+def test_a_share_without_a_shard_says_so(place, caplog):
+    """Else a job array of many machines computes on one, and nobody hears of it."""
+    assert score("declared", "run", "--shards", "1/2") == 0
+    assert "nothing to do" not in caplog.text
+    assert score("declared", "run", "--shards", "2/2") == 0
+    assert "nothing to do in this share: the run has 1 shard, of up to 512 images" in caplog.text
+
+
 @pytest.mark.parametrize("share", ["0/3", "4/3", "3", "a/b", "1/", "-1/3"])
 def test_shares_that_there_are_not(place, capsys, share):
     refused(capsys, score("declared", "run", f"--shards={share}"), f"--shards {share} must be I/N")
