@@ -66,9 +66,9 @@ class Gallery:
             ValueError: images or encoder are not those of the run, or one is missing.
         """
         if encoder is None and (decoder is not None or eps is not None):
-            raise ValueError("to follow the first directions, the encoder of the run is needed")
+            raise ValueError("first directions need the encoder of the run (--encoder)")
         if encoder is not None and images is None:
-            raise ValueError("to follow the first directions, the images of the run are needed")
+            raise ValueError("first directions need the images of the run (--data)")
         own = None if encoder is None else as_map(encoder)
         if images is not None:
             _require_same_images(images, manifest)

@@ -89,9 +89,9 @@ def test_without_a_decoder_the_step_alone(scored, capsys):
 
 def test_what_is_missing_or_another(scored, capsys):
     for given, message in (
-        (("--decoder", "decoders.py:decoder"), "the encoder of the run is needed"),
-        (("--eps", 2), "the encoder of the run is needed"),
-        (GIVEN[2:], "the images of the run are needed"),
+        (("--decoder", "decoders.py:decoder"), "need the encoder of the run (--encoder)"),
+        (("--eps", 2), "need the encoder of the run (--encoder)"),
+        (GIVEN[2:], "need the images of the run (--data)"),
         (
             ("--data", "data.npz", "--encoder", "encoders.py:wider"),
             "the encoder is another than that of the run: weights was",
