@@ -12,23 +12,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..archive.configuration import find_differences
 from ..archive.run import read
 from ..arguments import require_positive
 from ..attacks import EigenAttack
 from ..eigen import ConvergenceWarning, RankWarning
 from ..jobs import Images
-from ..jobs.preparation import describe_encoder
 from ..maps import Map, as_map
 from ..metrics import Encoder
 from ..products import library_call
+from .identity import require_same_encoder, require_same_images, require_same_pixels
 from .thumbnails import draw_direction, draw_image, is_picture
 
 # Root mean square of a step, over the values of an image.
 _STEP = 0.05
 _BATCH = 16
-# What tells nothing about the pixels: what the data are called, and when they were copied.
-_HARMLESS = {"name", "modified"}
 
 
 @dataclass(frozen=True)
@@ -71,9 +68,9 @@ class Gallery:
             raise ValueError("first directions need the images of the run (--data)")
         own = None if encoder is None else as_map(encoder)
         if images is not None:
-            _require_same_images(images, manifest)
+            require_same_images(images, manifest)
         if own is not None:
-            _require_same_encoder(own, manifest)
+            require_same_encoder(own, manifest)
         if eps is None:
             eps = _STEP * math.sqrt(math.prod(manifest["data"]["event_shape"]))
         decodes = None if decoder is None else as_map(decoder)
@@ -93,6 +90,15 @@ class Gallery:
         """Whether first directions are shown."""
         known = "directions" in self.manifest["columns"] or self.encoder is not None
         return known and is_picture(self._shape)
+
+    def check(self, indices: NDArray[np.integer]) -> None:
+        """Refuse images to be shown that are not those that were scored.
+
+        Raises:
+            ValueError: they are others.
+        """
+        if self.images is not None:
+            require_same_pixels(self.images, self.run, self.manifest, indices)
 
     def show(self, indices: Sequence[int]) -> Iterator[dict[str, Any]]:
         """For each of the images ``pictures``: PNG files by their names.
@@ -159,25 +165,3 @@ class Gallery:
                 f"{self._shape}"
             )
         return self.decoder(code)[0].reshape(x.shape)
-
-
-def _require_same_images(images: Images, manifest: dict[str, Any]) -> None:
-    """Refuse images that are not those of the run, as far as is known without reading them."""
-    given = {"count": images.count, "event_shape": list(images.event_shape), **images.facts}
-    held = {name: value for name, value in manifest["data"].items() if name not in _HARMLESS}
-    given = {name: value for name, value in given.items() if name not in _HARMLESS}
-    differences = find_differences(held, given)
-    if differences:
-        raise ValueError(
-            f"{images.path} holds other images than the run: {'; '.join(differences.values())}"
-        )
-
-
-def _require_same_encoder(encoder: Map, manifest: dict[str, Any]) -> None:
-    given = describe_encoder(encoder)
-    held = {name: manifest["encoder"].get(name) for name in given}
-    differences = find_differences(held, given)
-    if differences:
-        raise ValueError(
-            f"the encoder is another than that of the run: {'; '.join(differences.values())}"
-        )

@@ -75,6 +75,7 @@ def write_report(
     rows = _choose_rows(contents, order)
     extremes = min(extremes, len(order) // 2)
     shown = [order[:extremes], order[len(order) - extremes :][::-1]]
+    gallery.check(contents.scores["sample"][np.concatenate(shown)])
     texts = _read_texts(run, contents, np.concatenate([rows, *shown]))
     cards = [_make_cards(gallery, [_row(contents, p, texts) for p in some]) for some in shown]
     folder.mkdir(parents=True, exist_ok=True)

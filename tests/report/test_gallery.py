@@ -108,3 +108,33 @@ def test_what_is_missing_or_another(scored, capsys):
     ):
         refused(capsys, run("report", "run", *given), message)
     assert "report.html" not in names("run")
+
+
+def test_another_array_of_the_same_size_is_not_shown(scored, capsys, caplog):
+    """Known by the checksums of the shards; a copy, which has another date, is shown."""
+    images = np.load("data.npz")["images"]
+    np.save("images.npy", images)
+    assert score("declared", "plain", "--shard-size", 16, data="images.npy") == 0
+    np.save("copy.npy", images)
+    np.save("other.npy", images[::-1])
+    assert run("report", "plain", "--data", "copy.npy") == 0
+    (scored / "plain" / "report.html").unlink()
+    refused(
+        capsys,
+        run("report", "plain", "--data", "other.npy"),
+        "other.npy holds other images than the run: images 0 to 15 have another checksum",
+    )
+    assert "report.html" not in names("plain")
+    for shard in (scored / "plain" / "shards").iterdir():
+        shard.unlink()
+    assert run("report", "plain", "--data", "other.npy") == 0
+    assert "nobody knows whether they are the same" in caplog.text
+
+
+def test_labels_need_not_be_given_again(scored):
+    (scored / "folder").mkdir()
+    for i, pixels in enumerate(np.load("data.npz")["images"][:4]):
+        Image.fromarray(np.uint8(255 * pixels)).save(scored / "folder" / f"{i}.png")
+    (scored / "labels.txt").write_text("".join(f"{i}.png {i}\n" for i in range(4)))
+    assert score("declared", "labelled", "--labels", "labels.txt", data="folder") == 0
+    assert run("report", "labelled", "--data", "folder") == 0
