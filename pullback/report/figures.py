@@ -104,7 +104,7 @@ def _draw_histogram(axes: Axes, values: NDArray) -> None:
     wide = _is_wide(values)
     axes.hist(values, bins=_edges(values, wide), color=ACCENT)
     axes.grid(visible=False, axis="x")
-    median = float(np.median(values))
+    median = float(np.quantile(values, 0.5, method="inverted_cdf"))  # as in the summary
     axes.axvline(median, color=INK, linewidth=1, linestyle="--")
     axes.set_title(f"median {median:.4g}", fontsize=9.5, loc="right")
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -124,6 +124,16 @@ def test_the_table_holds_what_the_archive_holds(tmp_path):
     assert "7 of 7 images have all eigenpairs converged" in found.text
 
 
+def test_a_median_is_one_number_wherever_it_stands(tmp_path):
+    """Of an even number of images as well: in the summary, and above the diagram."""
+    table = make_run(tmp_path, count=6)
+    text = read_page(write_report(tmp_path)).text
+    for name in ("spectral_radius", "entropy"):
+        lower = np.sort(table[name])[2]
+        assert f"median {lower:.4g}" in text
+        assert re.search(rf"(?<!median ){lower:.4g}( nat)?\s*median; 5 to 95 %", text)
+
+
 def test_a_run_on_a_disk_to_read_from_is_shown_elsewhere(tmp_path):
     make_run(tmp_path / "run", count=7)
     before = names(tmp_path / "run")
