@@ -289,7 +289,7 @@ def test_weights_compose_and_mismatches_are_refused():
     metric = pb.PullbackMetric(J, M)
     torch.testing.assert_close(metric.to_dense(), J.mT @ M @ J)
     torch.testing.assert_close(metric.diagonal(), (J.mT @ M @ J).diagonal(dim1=1, dim2=2))
-    identity = IdentityLinearOperator(5, dtype=torch.float64)
+    identity = IdentityLinearOperator(5, dtype=J.dtype, device=J.device)
     torch.testing.assert_close((metric + identity).to_dense(), J.mT @ M @ J + torch.eye(5))
     with pytest.raises(ValueError, match=r"weight must have shape \(\.\.\., 3, 3\)"):
         pb.PullbackMetric(J, torch.eye(5))

@@ -74,7 +74,7 @@ HOLDERS = {
     "products": Products,
     "lazily multiplied": lambda A: MatmulLinearOperator(A, torch.eye(M, dtype=A.dtype)),
     "Kronecker": lambda A: KroneckerProductLinearOperator(
-        IdentityLinearOperator(1, dtype=A.dtype), to_linear_operator(A)
+        IdentityLinearOperator(1, dtype=A.dtype, device=A.device), to_linear_operator(A)
     ),
     "sum": lambda A: SumLinearOperator(Products(A / 2), DenseLinearOperator(A / 2)),
 }
@@ -152,7 +152,7 @@ def test_a_look_takes_few_products_and_forms_nothing():
 def test_a_lazily_evaluated_kernel_is_a_weight():
     kernel = gpytorch.kernels.RBFKernel().double()
     J = torch.randn(50, 20, dtype=torch.float64)
-    identity = IdentityLinearOperator(50, dtype=torch.float64)
+    identity = IdentityLinearOperator(50, dtype=J.dtype, device=J.device)
     for noise in (None, 0.1):
         K = kernel(torch.rand(50, 2, dtype=torch.float64))
         K = K if noise is None else K + noise * identity

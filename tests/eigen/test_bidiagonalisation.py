@@ -72,7 +72,7 @@ def test_identities_with_a_weight_and_a_frozen_sample():
     for step in range(8):
         process.expand()
         if step == 4:
-            process.freeze(torch.tensor([True, False]))
+            process.freeze(torch.tensor([True, False], device=process.active.device))
     assert process.steps.tolist() == [5, 8]
     assert_identities(process, J, weight)
 

@@ -46,7 +46,7 @@ def test_never_more_than_the_exact_eigenvalues():
     J = with_spectrum(geometric(60, 0.9), 60, 90).expand(300, 60, 90)
     _, spectrum = sketched(J, Request(5))
     values = spectrum.values
-    exact = geometric(60, 0.9)
+    exact = geometric(60, 0.9).to(values)
     assert (values <= exact[: values.shape[-1]] * (1 + 1e-12)).all()
     total = values.sum(-1) + spectrum.remainder
     error = (total - exact.sum()).abs()

@@ -234,7 +234,11 @@ def test_a_std_that_is_constant_is_fine():
         ([[0.0]], TypeError, "x must be a torch tensor, got list"),
         (torch.zeros(2, 6, dtype=torch.uint8), TypeError, "got uint8; for images in bytes"),
         (torch.zeros(2, 6).half(), TypeError, "x must be float32 or float64, got float16"),
-        (torch.zeros(2, 6).to_sparse(), TypeError, "dense .*, got one in layout torch.sparse_coo"),
+        (
+            torch.zeros(2, 6, device="cpu").to_sparse(),
+            TypeError,
+            "dense .*, got one in layout torch.sparse_coo",
+        ),
         (torch.zeros(2, 6, device="meta"), TypeError, "dense tensor with values, got one on the m"),
         (torch.zeros(0, 6), ValueError, r"at least one sample .* got shape \(0, 6\)"),
         (torch.zeros(6), ValueError, "leaves no event"),

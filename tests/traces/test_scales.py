@@ -80,8 +80,8 @@ def test_a_trace_that_the_dtype_cannot_hold():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_zero(dtype):
-    A = ZeroLinearOperator(2, N, N, dtype=dtype)
     v = torch.ones(2, N, dtype=dtype)
+    A = ZeroLinearOperator(2, N, N, dtype=dtype, device=v.device)
     zeros: list[Estimate] = [estimate(A) for estimate, _ in ESTIMATES]
     for zero in (*zeros, pb.trace(A), quadratic_form(A, v, SQRT)):
         assert zero.value.shape == (2,)
