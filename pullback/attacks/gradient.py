@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import require_integer, require_positive
-from ..metrics import Encoder, expected_metric
+from ..metrics import Encoder, jacobian
 from ..products import library_call
 from ..sampling import SampleStreams, as_generator
 from .attacked import AttackedEncoder
@@ -62,9 +62,10 @@ class GradientAttack:
         """
         generator = as_generator(generator)
         inputs = self.attacked.attack(x, given)
-        G = expected_metric(inputs.encoder, inputs.x, given=inputs.given)
+        J = jacobian(inputs.encoder, inputs.x, given=inputs.given)
         u = random_directions(SampleStreams(len(x), generator), inputs.x).flatten(1).unsqueeze(-1)
         for _ in range(self.steps):
-            u = normalized(u + self.step_size * normalized(G @ u))
+            # Along Gu; between its two products a length is taken out that may have no place.
+            u = normalized(u + self.step_size * normalized(J.mT @ normalized(J @ u)))
         step = self.eps * u.reshape(inputs.x.shape)
         return inputs.result(inputs.signed(step), 2 * self.steps + 2)

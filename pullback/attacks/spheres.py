@@ -24,14 +24,22 @@ def random_points(streams: SampleStreams, like: Tensor) -> Tensor:
 
 
 def norms(vectors: Tensor) -> Tensor:
-    """‖v‖₂ of each sample of ``(B, *event)``."""
-    return torch.linalg.vector_norm(vectors.flatten(1), dim=1)
+    """‖v‖₂ of each sample of ``(B, *event)``; squares neither over- nor underflow."""
+    scale = _largest(vectors)
+    return torch.linalg.vector_norm((vectors / scale).flatten(1), dim=1) * scale.flatten()
 
 
 def normalized(vectors: Tensor) -> Tensor:
     """v/‖v‖₂ for each sample of ``(B, *event)``; 0 stays 0."""
-    length = norms(vectors)
-    return vectors / samplewise(torch.where(length > 0, length, 1.0), vectors)
+    near_one = vectors / _largest(vectors)
+    length = torch.linalg.vector_norm(near_one.flatten(1), dim=1)
+    return near_one / samplewise(torch.where(length > 0, length, 1.0), vectors)
+
+
+def _largest(vectors: Tensor) -> Tensor:
+    """max |v| of each sample, as :func:`samplewise`, or 1 for 0; a constant to derivatives."""
+    largest = vectors.detach().flatten(1).abs().amax(1)
+    return samplewise(torch.where(largest > 0, largest, 1.0), vectors)
 
 
 def into_ball(vectors: Tensor, radius: float) -> Tensor:

@@ -50,6 +50,24 @@ def test_a_result_does_not_depend_on_the_batch(attack):
         torch.testing.assert_close(run, runs[0], rtol=0.0, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "exponent"),
+    [
+        *((name, exponent) for name in ATTACKS for exponent in (-45, 45)),
+        # Eigenvalues, squares that they are, have no place in float32 there.
+        *((name, exponent) for name in ("random", "gradient", "pgd") for exponent in (-75, 75)),
+    ],
+)
+def test_codes_of_any_size(name, exponent):
+    attack = ATTACKS[name]
+    net, x = curved(torch.float32), torch.rand(4, 16)
+    expected = attack(net, eps=0.1)(x)
+    scaled = attack(lambda x: net(x)[0] * 2.0**exponent, eps=0.1)(x)
+    torch.testing.assert_close(scaled.step, expected.step)
+    distance = scaled.latent_distance * 2.0**-exponent
+    torch.testing.assert_close(distance, expected.latent_distance)
+
+
 @every_attack
 def test_the_seed_decides(attack):
     encoder, x = curved(), torch.rand(4, 16, dtype=torch.float64)

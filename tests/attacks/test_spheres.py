@@ -1,8 +1,9 @@
 """Directions and points of a ball are uniform, and projections the nearest points."""
 
+import pytest
 import torch
 
-from pullback.attacks.spheres import into_ball, normalized, random_directions, random_points
+from pullback.attacks.spheres import into_ball, normalized, norms, random_directions, random_points
 from pullback.sampling import SampleStreams
 
 
@@ -32,3 +33,14 @@ def test_projections():
         into_ball(v, 1.0), torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]])
     )
     torch.testing.assert_close(normalized(v), torch.tensor([[0.6, 0.8], [0.6, 0.8], [0.0, 0.0]]))
+
+
+@pytest.mark.parametrize(("dtype", "order"), [(torch.float32, 36), (torch.float64, 300)])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_lengths_of_any_size(dtype, order, sign):
+    v, size = torch.rand(3, 2, 5, dtype=dtype), 10.0 ** (sign * order)
+    torch.testing.assert_close(norms(v * size) / size, v.flatten(1).norm(dim=1))
+    torch.testing.assert_close(normalized(v * size), normalized(v))
+    torch.testing.assert_close(into_ball(v * size, 0.5 * size) / size, into_ball(v, 0.5))
+    (gradient,) = torch.autograd.grad(norms(w := (v * size).requires_grad_()).sum(), w)
+    torch.testing.assert_close(gradient, normalized(v))
