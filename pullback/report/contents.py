@@ -54,14 +54,16 @@ class Contents:
         for table in scan(run, {*SCORES, *DOUBTFUL, "residual_norm"}):
             doubts.add(table)
             scored = table["eigenvalues"][table["failed"] == 0]
-            spectra.append(scored[::step])
+            # Copies, since a view would keep all that it is taken from.
+            spectra.append(scored[::step].copy())
             part = {name: table[name] for name in SCORES if name in table}
-            part["radius_error"] = table["residual_norm"][:, 0]
-            part["converged"] = table["converged"].sum(axis=1)
+            part["radius_error"] = table["residual_norm"][:, 0].copy()
+            part["converged"] = table["converged"].sum(axis=1, dtype=np.int32)
             parts.append(part)
         if not parts:
             raise ValueError(f"{run} has no finished shard yet; run `pullback score` first")
-        scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        names = list(parts[0])
+        scores = {name: np.concatenate([part.pop(name) for part in parts]) for name in names}
         return cls(manifest, find_origin(run), scores, np.concatenate(spectra), doubts.lines())
 
     @property

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from html.parser import HTMLParser
 
 import numpy as np
@@ -18,6 +19,7 @@ from pullback.archive.origin import Origin
 from pullback.archive.shards import list_shards
 from pullback.archive.writing import write
 from pullback.report import page, write_report
+from pullback.report.contents import Contents
 from tests.archive.test_run import columns, make_manifest, make_run
 from tests.shell import names, refused, run
 
@@ -248,3 +250,16 @@ def test_in_a_browser(hostile, tmp_path, width):
     scroll, inner, *order = map(int, title.split())
     assert scroll <= inner
     np.testing.assert_array_equal(order, np.argsort(columns()["spectral_radius"]))
+
+
+def test_what_is_kept_of_a_run_does_not_grow_with_k(tmp_path, monkeypatch):
+    """But for a share of the spectra: what is kept of a shard holds no whole column in memory."""
+    make_run(tmp_path, count=4096, shard_size=256, k=64)
+    monkeypatch.setattr("pullback.report.contents._MOST_SPECTRA", 410)
+    tracemalloc.start()
+    contents = Contents.of(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    kept = contents.spectra.nbytes + sum(column.nbytes for column in contents.scores.values())
+    # Of a column of all pairs, all shards have 2²⁰ bytes, and one has 2¹⁶.
+    assert peak < 2 * kept + 2**19
