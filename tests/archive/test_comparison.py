@@ -81,6 +81,17 @@ def test_arrays_with_the_same_size_and_another_date_are_not_taken_for_the_same(t
     assert archive.compare(tmp_path / "a", tmp_path / "copy").paired
 
 
+def test_other_pixels_behind_the_same_facts_are_not_taken_for_the_same(tmp_path):
+    """Such as a data set of the same kind, size and first item; of unfinished runs, who knows."""
+    make_run(tmp_path / "a", shard_size=10)
+    make_run(tmp_path / "b", shard_size=10, sha="4567")
+    comparison = archive.compare(tmp_path / "a", tmp_path / "b")
+    assert not comparison.paired
+    assert comparison.reason == "their pixels, as read, have different checksums"
+    (tmp_path / "b" / "shards" / "part-000003.h5").unlink()
+    assert archive.compare(tmp_path / "a", tmp_path / "b").paired
+
+
 def test_groups_leave_the_variance_as_it_is():
     generator = np.random.default_rng(0)
     values = generator.normal(size=20 * _MOST_GROUPS)
