@@ -44,7 +44,8 @@ ARTEFACTS = {
 }
 # Parts of an error's message → why it is raised.
 MESSAGES = {
-    "Sparse": "sparse tensors are not emulated",
+    "arguments from the 'Sparse": "sparse tensors are not emulated",
+    "only strided tensors": "sparse tensors are not emulated",
     "got builtin_function_or_method": (
         "PyTorch compiles formulas from their source, which a replaced torch.zeros has not"
     ),
