@@ -111,15 +111,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Generator[None]:
+def pytest_runtest_makereport(
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Take what an emulated device does not know for an expected failure."""
-    try:
-        yield
-    except Exception as error:
-        reason = reason_of(error) if is_emulated() else None
-        if reason is None:
-            raise
-        pytest.xfail(reason)
+    report = yield
+    if is_emulated() and report.failed and call.excinfo is not None:
+        reason = reason_of(call.excinfo.value)
+        if reason is not None:
+            report.outcome, report.wasxfail = "skipped", reason
+    return report
 
 
 @pytest.fixture(scope="session")
