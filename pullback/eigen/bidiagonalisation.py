@@ -41,6 +41,8 @@ class Bidiagonalisation:
         next_block: F, ``(B, b, n)``.
         active: ``(B,)`` bool, on the host; samples that are not get no vectors but zeros any more.
         steps: ``(B,)``, on the host.
+        is_exact: whether J V = U H but for rounding. It is not where a vector was dropped that has
+            a length, but none that rounding would leave of it in the inner product of the weight.
         n_products: products with J or Jᵀ, columns counted.
 
     Raises:
@@ -59,7 +61,7 @@ class Bidiagonalisation:
         self.active, self.all_active = torch.ones(batch, dtype=torch.bool, device="cpu"), True
         self.mask = self.active.to(metric.device)
         self.steps = torch.zeros(batch, dtype=torch.long, device="cpu")
-        self.n_products = 0
+        self.n_products, self.is_exact = 0, True
 
         self.left, self.blocks = WeightedBasis(metric, rows), RowChunks(width)
         self.next_block = like.new_zeros(batch, width, columns, dtype=self.dtype)
@@ -122,6 +124,7 @@ class Bidiagonalisation:
             if self._is_in_trouble(length):
                 require_finite(norm, DERIVATIVE)
                 broken = (length == 0).squeeze(-1) & self.mask
+                self.is_exact &= self.left.weight is None
                 self._append_random(broken, p * inverse, weighted * inverse)
             else:
                 self._append_left(p, weighted, inverse)
@@ -234,6 +237,8 @@ class Bidiagonalisation:
             left = self.left.vectors.mT @ first_columns(X, k).to(self.mask.device)
             return Candidates(left.to(self.dtype)), small_side
         right = self.blocks.combine(first_columns(Y, k).to(self.mask.device)).mT
+        if not self.is_exact:
+            return Candidates(right), small_side
         images, coupling = first_columns(small_side, k), self.coupling.mT @ first_columns(scaled, k)
         return Candidates(right, images, self.next_block.mT, coupling), small_side
 

@@ -35,6 +35,23 @@ def test_any_positive_semi_definite_operator(method, dtype):
     assert ((residuals - pairs.residual_norms).abs() <= 0.01 * residuals + noise).all()
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_residuals_are_true_where_small_eigenvalues_of_a_weight_are_lost(block, weighted):
+    # Rounding leaves nothing of some vectors' lengths in the inner product of the weight.
+    G = torch.stack([psd(0.1, 29, seed) for seed in range(20)]).float()
+    identity = torch.eye(29).expand_as(G)
+    operator = pb.PullbackMetric(identity, G) if weighted else DenseLinearOperator(G)
+    for seed in range(5):
+        g = torch.Generator().manual_seed(seed)
+        pairs = pb.eigsh(operator, 3, "golub-kahan", generator=g, block=block)
+        assert pairs.converged.all()
+        values, vectors = pairs.values.double(), pairs.vectors.double()
+        residuals = (G.double() @ vectors - vectors * values.unsqueeze(-2)).norm(dim=-2)
+        told = torch.maximum(1.01 * pairs.residual_norms.double(), 1e-4 * values)
+        assert (residuals <= told + 8 * torch.finfo(G.dtype).eps).all()
+
+
 def test_a_structured_operator_against_scipy():
     column = 0.9 ** torch.arange(300, dtype=torch.float64)
     operator = ToeplitzLinearOperator(column)
