@@ -101,7 +101,8 @@ def _check(
     """
     coordinates = layout.coordinates()
     expected = {*coordinates, *layout.sizes, *layout.dtypes}
-    if len(file) != len(expected) or set(file) != expected:
+    # Not by the list of names, which HDF5 1.14.2 crashes on where a file is damaged.
+    if len(file) != len(expected) or not all(name in file for name in expected):
         raise ValueError(_compare_names(file, expected))
     datasets = {name: _dataset(file, name) for name in sorted(expected)}
     for name, (first, end) in coordinates.items():
