@@ -236,10 +236,13 @@ def test_in_a_browser(hostile, tmp_path, width):
     steps = """
         document.querySelectorAll("th button")[3].click();
         const search = document.querySelector("#search");
-        search.value = "PNG"; search.dispatchEvent(new Event("input"));
+        const find = (text) => {
+            search.value = text; search.dispatchEvent(new Event("input"));
+            return Array.from(document.querySelectorAll("tbody tr:not([hidden])"),
+                (row) => row.cells[0].textContent);
+        };
         document.title = [document.documentElement.scrollWidth, innerWidth,
-            ...Array.from(document.querySelectorAll("tbody tr:not([hidden])"),
-                (row) => row.cells[0].textContent)].join(" ");
+            ...find("4"), ...find("PNG")].join(" ");
     """
     text = re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", text)
     (tmp_path / "page.html").write_text(text.replace(script, script + steps), encoding="utf-8")
@@ -247,8 +250,9 @@ def test_in_a_browser(hostile, tmp_path, width):
     command += [f"--window-size={width},900", (tmp_path / "page.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     (title,) = re.findall(r"<title>(.*)</title>", done.stdout)
-    scroll, inner, *order = map(int, title.split())
+    scroll, inner, fourth, *order = map(int, title.split())
     assert scroll <= inner
+    assert fourth == 4  # and no other, whatever digits its scores have
     np.testing.assert_array_equal(order, np.argsort(columns()["spectral_radius"]))
 
 
