@@ -12,8 +12,8 @@ what is said to have converged with dense float64. A problem is one operator. It
 a pair that is marked converged has a value off by more than 2·tol·λ and rounding (an eigenvalue
 missed, mostly), or a residual over tol·λ, rounding and what is reported. Fuzzed problems vary
 shape, size, spectrum, dtype, weight and k; directed ones have copies of eigenvalues at a small
-distance from the last one wanted. Golub–Kahan and Nyström certify by probes, which overlook a copy
-with a probability of 1e-3 when they are asked.
+distance from the last one wanted. Golub–Kahan and Nyström certify by probes, and Lanczos by another
+random start: these overlook a copy with a probability of 1e-3 when they are asked.
 """
 
 
