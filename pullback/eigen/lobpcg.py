@@ -210,6 +210,12 @@ def _precondition(
         images = preconditioner @ columns
     else:
         images = preconditioner(columns)
+    if not isinstance(images, Tensor) or images.shape != columns.shape:
+        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(
+            f"the preconditioner must return residuals {tuple(columns.shape)} as it takes them, "
+            f"got {got}"
+        )
     require_finite(images, "the preconditioner's result is NaN or infinite")
     return images.double()
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from ..arguments import require_choice, require_integer
+from ..arguments import is_number, require_choice, require_integer
 from .cost import METHODS
 from .records import Spectrum
 from .warm_start import WarmStart
@@ -57,7 +57,7 @@ def check_request(operator: LinearOperator, request: Request) -> Request:
     """
     method = require_choice("method", request.method, ("auto", *METHODS))
     k = require_integer("k", request.k, 1, operator.shape[-1], "N")
-    if not 0 < request.tol < 1:
+    if not is_number(request.tol) or not 0 < request.tol < 1:
         raise ValueError(f"tol={request.tol!r} must lie between 0 and 1")
     require_integer("block", request.block, 1)
     if request.block > 1 and method != "golub-kahan":

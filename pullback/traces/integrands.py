@@ -35,8 +35,14 @@ class Integrand:
                 raise ValueError(f"{name} must be 1, -1 or None, got {sign!r}")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """f(x), with x raised to ``lowest``."""
-        return self.fn(x.clamp(min=self.lowest))
+        """f(x), with x raised to ``lowest``; a TypeError if f is not elementwise."""
+        values = self.fn(x.clamp(min=self.lowest))
+        if not isinstance(values, Tensor) or values.shape != x.shape:
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise TypeError(
+                f"f must be elementwise: of a tensor of shape {tuple(x.shape)} it made {got}"
+            )
+        return values
 
     def variation(self, x: Tensor, distance: Tensor) -> Tensor:
         """How far f changes within a distance of x; infinite where it cannot be told."""

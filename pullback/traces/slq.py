@@ -8,7 +8,9 @@ from linear_operator import LinearOperator
 from torch import Tensor
 
 from ..arguments import require_integer, require_square
+from ..eigen.convergence import rounding
 from ..eigen.records import EigenPairs
+from ..eigen.scaling import apply_operator
 from ..products import library_call
 from ..sampling import SampleStreams, as_generator
 from .integrands import XLOGX, Integrand, as_integrand
@@ -38,7 +40,8 @@ def trace_of_function(
             error.
         steps: Lanczos steps for each; products are probes·steps in all.
         deflate: eigenpairs of A. The converged ones contribute f(λ) and are projected out of the
-            rest, whose trace is smaller, and so is its variance; others are ignored.
+            rest, whose trace is smaller, and so is its variance; others are ignored. That they are
+            eigenpairs of A is seen by one more product for each.
         generator: seeds the probes; without one the seed is 0. The result for a sample depends on
             the seed and its position in the data, not on the batch size.
         interval: where all eigenvalues are known to lie, as for :func:`quadratic_form`.
@@ -157,6 +160,17 @@ def _check_pairs(operator: LinearOperator, pairs: EigenPairs) -> None:
         raise ValueError(
             f"deflate must hold vectors {operator.dtype} {(*operator.shape[:-1], 'k')}, got "
             f"{pairs.vectors.dtype} {tuple(pairs.vectors.shape)}"
+        )
+    vectors = pairs.vectors.double()
+    values = torch.where(pairs.converged, pairs.values.double(), 0.0)
+    images = apply_operator(operator, pairs.vectors).double()
+    residuals = (images - vectors * values.unsqueeze(-2)).norm(dim=-2)
+    noise = 8 * rounding(operator.shape[-2:], operator.dtype) * values.abs().amax(-1, keepdim=True)
+    wrong = pairs.converged & (residuals > 4 * pairs.residual_norms.double() + noise)
+    if wrong.any():
+        raise ValueError(
+            "deflate holds eigenpairs of another operator: ‖Av − λv‖ is up to "
+            f"{residuals[wrong].max().item():.1e}, and not as small as they say"
         )
 
 

@@ -262,6 +262,8 @@ def test_what_is_not_accepted():
             pb.eigsh(metric, other)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="method='qr' is not one of 'auto', 'dual', 'golub-kahan'"):
         pb.eigsh(metric, 2, "qr")
+    with pytest.raises(ValueError, match="tol='small' must lie between 0 and 1"):
+        pb.eigsh(metric, 2, tol="small")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="tol=0 must lie between 0 and 1"):
         pb.eigsh(metric, 2, tol=0)
     with pytest.raises(TypeError, match="expected a LinearOperator, got Tensor; wrap it with"):

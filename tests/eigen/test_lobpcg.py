@@ -174,6 +174,9 @@ def test_what_is_not_accepted():
     broken[1, 2, 2] = torch.nan
     with pytest.raises(ValueError, match="the operator's product is NaN or infinite in sample 1"):
         lobpcg(DenseLinearOperator(broken), 2, 1e-4, streams(2))
+    for other in (lambda r: r[..., :1], lambda r: r.mT, lambda _: None):
+        with pytest.raises(ValueError, match=r"preconditioner must return residuals .*, got"):
+            pb.eigsh(pb.PullbackMetric(torch.rand(2, 5, 30)), 2, "lobpcg", preconditioner=other)
     with pytest.raises(ValueError, match="the preconditioner's result is NaN or infinite in sampl"):
         lobpcg(
             DenseLinearOperator(symmetric(torch.linspace(0, 1, 40))[None]),

@@ -171,6 +171,26 @@ def test_only_converged_pairs_are_deflated_sample_by_sample():
     assert errors[0] < errors[1] < errors[3]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("factor", [1.01, 0.5, -1.0])
+def test_pairs_of_another_operator_are_refused(factor, dtype):
+    J = with_spectrum(geometric(20, 0.7), 20, 30).to(dtype)
+    A = to_linear_operator(J.mT @ J)
+    for tol in (1e-6, 0.3):
+        pairs = pb.eigsh(A, 3, tol=tol)
+        assert trace_of_function(A, SQRT, deflate=pairs).value > 0
+        with pytest.raises(ValueError, match="deflate holds eigenpairs of another operator"):
+            trace_of_function(factor * A, EXP, deflate=pairs)
+
+
+def test_functions_that_are_not_elementwise():
+    A, v = DiagLinearOperator(torch.ones(30)), torch.ones(30)
+    for f in (torch.sum, lambda _: 1.0, lambda x: x[..., :1]):
+        for call in (lambda f=f: trace_of_function(A, f), lambda f=f: quadratic_form(A, v, f)):
+            with pytest.raises(TypeError, match=r"f must be elementwise: of a tensor of shape"):
+                call()
+
+
 def test_everything_deflated_is_exact():
     J = with_spectrum(geometric(6, 0.5), 6, 6)[None]
     metric = pb.PullbackMetric(J)
