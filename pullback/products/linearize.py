@@ -42,9 +42,9 @@ def linearize(
 ) -> Linearization:
     """The derivative of ``function(x, *shared, *samplewise)`` at x, captured if that can be done.
 
-    Graphs know nothing of attributes in Python that the function reads. So the function and its
-    derivative are also computed as they are, for the last sample: if the graphs give something
-    else, they are captured anew.
+    Graphs know nothing of attributes in Python that the function reads. So the function is also
+    computed as it is, and its derivative for the last sample: if the graphs give something else,
+    they are captured anew.
 
     Args:
         function: ``(B, N) → (B, M)``, sample by sample.
@@ -143,10 +143,11 @@ def _capture(*arguments: Any) -> Any:
 
 
 class _Witness:
-    """f and Jᵀu of the last sample, as autograd computes them.
+    """f of all samples, and Jᵀu of the last one, as the function and autograd compute them.
 
     Attributes:
-        x, y: ``(1, N)`` and ``(1, M)``.
+        x, y: ``(1, N)`` and ``(1, M)``, of the last sample.
+        all_y: ``(B, M)``.
     """
 
     def __init__(
@@ -159,7 +160,11 @@ class _Witness:
         self.samples = torch.tensor([len(x) - 1], device=x.device)
         self.x, given = x[self.samples], [tensor[self.samples] for tensor in samplewise]
         linearization = AutogradLinearization(lambda some: function(some, *shared, *given), self.x)
-        self.y = linearization.y
+        self.all_y = self.y = linearization.y
+        if len(x) > 1:
+            # What changed since may show in some samples only.
+            with double_backward_settings(), torch.no_grad():
+                self.all_y = function(x, *shared, *samplewise)
         self.u, self.v = _draw_like(self.y), _draw_like(self.x)
         self.Jtu = linearization.vjp(self.u.unsqueeze(-1)).squeeze(-1)
 
@@ -169,7 +174,7 @@ class _Witness:
         Jv, Jtu = self._take_products(linearization)
         found = (
             are_adjoint(self.x, self.y, self.u, self.v, Jv, Jtu).to(dtype),
-            relative_distance(linearization.y[self.samples], self.y),
+            relative_distance(linearization.y, self.all_y),
             relative_distance(Jtu, self.Jtu),
         )
         adjoint, *distances = torch.stack(found).tolist()  # at once: the host waits for them

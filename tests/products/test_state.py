@@ -319,6 +319,28 @@ def test_products_of_a_metric_follow_tensors_that_are_no_floats(name, wrap, diff
         tensor.copy_(tensor.flip(0))
 
 
+class Gate(nn.Module):
+    """Triples what is above a threshold, an attribute in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threshold, self.layer = 0.5, nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.layer(torch.where(x > self.threshold, 3 * x, x))
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_attributes_that_change_what_happens_to_one_sample(place):
+    net, x = Gate(), torch.full((4, 6), 0.9) + torch.rand(4, 6)
+    x[place] = 0.6 + 0.01 * torch.rand(6)
+    encoder = pb.as_map(net)
+    for threshold in (0.5, 0.7, 0.5):
+        net.threshold = threshold
+        J = dense_jacobian(net, x).detach()
+        torch.testing.assert_close(pb.score(encoder, x, k=2).trace, (J**2).sum((1, 2)))
+
+
 def test_a_map_that_returns_more_than_at_first_says_so():
     net, x = nn.Sequential(nn.Linear(6, 4), nn.Tanh()), torch.rand(3, 6)
     encoder = pb.as_map(net)
