@@ -85,7 +85,12 @@ def make_parser() -> ArgumentParser:
         metavar="N",
         help="images per product; by default 32 to 512, the more the smaller they are",
     )
-    score.add_argument("--shard-size", type=int, default=512, help="images per file")
+    score.add_argument(
+        "--shard-size",
+        type=int | None,
+        metavar="N",
+        help="images per file; by default 512 to 4096, the more the smaller they are",
+    )
     score.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, …")
     score.add_argument(
         "--loaders",

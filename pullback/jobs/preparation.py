@@ -18,6 +18,8 @@ from .images import BadImageError, Images, as_numbers
 from .settings import Settings
 
 _MOST_LATENTS = 1024
+# Numbers in the images of a shard, or in the directions that are stored of them.
+_SHARD_NUMBERS = 2**22
 
 
 def prepare(
@@ -25,7 +27,7 @@ def prepare(
     images: Images,
     settings: Settings,
     *,
-    shard_size: int = 512,
+    shard_size: int | None = None,
     device: torch.device | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -35,15 +37,15 @@ def prepare(
         encoder: the map to score.
         images: the data set.
         settings: see :class:`Settings`.
-        shard_size: images per shard.
+        shard_size: images per shard; see :func:`pullback.score_images`.
         device: where the encoder is; the CPU by default.
         provenance: further facts about the encoder that two runs must share to be the same run.
 
     Raises:
         TypeError, ValueError: encoder, images or settings cannot be used.
     """
-    require_integer("shard_size", shard_size, 1)
     require_integer("k", settings.k, 1, math.prod(images.event_shape), "N")
+    shard_size = _choose_shard_size(shard_size, images, settings)
     dtype = dtype_of(encoder)
     signature = _check_first(encoder, images, dtype, device)
     if settings.latents is None:
@@ -68,6 +70,17 @@ def prepare(
         "columns": choose_columns(plain(dtype), sizes),
         "versions": {"pullback": __version__, "torch": torch.__version__},
     }
+
+
+def _choose_shard_size(shard_size: int | None, images: Images, settings: Settings) -> int:
+    """The number that is wanted, or enough to take far longer to score than a file to write.
+
+    A file of few images takes as long as one of many: some hundredths of a second.
+    """
+    if shard_size is not None:
+        return require_integer("shard_size", shard_size, 1)
+    numbers = math.prod(images.event_shape) * (settings.k if settings.directions else 1)
+    return min(4096, max(512, _SHARD_NUMBERS // numbers))
 
 
 def describe_encoder(encoder: Map) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def score_images(
     settings: Settings | None = None,
     *,
     batch_size: int | None = None,
-    shard_size: int = 512,
+    shard_size: int | None = None,
     device: str = "cpu",
     loaders: int | None = None,
     provenance: dict[str, Any] | None = None,
@@ -63,7 +63,7 @@ def score_images(
         run: the folder, made if absent.
         settings: see :class:`Settings`.
         batch_size: images per product; by default 32 to 512, the more the smaller they are.
-        shard_size: images per shard.
+        shard_size: images per shard; by default 512 to 4096, the more the smaller they are.
         device: any that PyTorch knows.
         loaders: processes that read images while others are scored, started as those of
             ``torch.utils.data.DataLoader`` are; 0 reads between batches. By default one for each

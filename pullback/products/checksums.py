@@ -61,11 +61,16 @@ def _sum_words(tensors: list[Tensor]) -> Tensor:
 
 def _fold(tensor: Tensor, factors: Tensor) -> Tensor:
     """The words of a tensor, or, if they are many, sums of them, each times a factor."""
-    words = tensor.contiguous().view(-1).view(_WORDS.get(tensor.element_size(), torch.int32))
+    words = _words_of(tensor)
     while len(words) > len(factors):
         rows = torch.nn.functional.pad(words, (0, -len(words) % len(factors)))
         words = (rows.view(-1, len(factors)) * factors).sum(-1)
     return words
+
+
+def _words_of(tensor: Tensor) -> Tensor:
+    """A tensor's bytes as whole numbers: NumPy has none of some kinds that PyTorch has."""
+    return tensor.contiguous().view(-1).view(_WORDS.get(tensor.element_size(), torch.int32))
 
 
 @cache
@@ -76,8 +81,7 @@ def _factors_on(device: torch.device) -> Tensor:
 def _sum_on_host(tensor: Tensor) -> Hashable:
     if tensor.is_meta:  # no numbers
         return 0
-    # Of bytes: NumPy has no numbers of some kinds.
-    raw: NDArray[np.uint8] = tensor.contiguous().view(-1).view(torch.uint8).numpy()
+    raw: NDArray[np.uint8] = _words_of(tensor).numpy().view(np.uint8)
     if raw.size < _LARGE:
         return zlib.crc32(raw.data)
     whole = raw.size // (8 * len(_FACTORS)) * 8 * len(_FACTORS)

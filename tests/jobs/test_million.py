@@ -21,7 +21,7 @@ from pullback.archive.writing import write
 from pullback.jobs import EncoderSpec, Settings, open_images
 from pullback.jobs.preparation import prepare
 
-K = 64
+K, SHARD = 64, 512
 ENCODER = """
     import pullback as pb
     from torch import nn
@@ -31,7 +31,7 @@ ENCODER = """
         return pb.as_map(lambda x: net(x).chunk(2, 1), "mean_logvar")
 """
 SCORE = ["score", "--encoder", "encoder.py:encoder", "--data", "images.npy", "-k", str(K)]
-SCORE += ["--latents", "false", "--out", "run"]
+SCORE += ["--latents", "false", "--shard-size", str(SHARD), "--out", "run"]
 COMMANDS = {
     "resume": [*SCORE, "--no-merge"],
     "merge": ["merge", "run"],
@@ -59,7 +59,8 @@ def make(count: int) -> None:
         np.lib.format.open_memmap("images.npy", "w+", np.uint8, (count, 8, 8)).flush()
     encoder, facts = EncoderSpec("encoder.py:encoder").load()
     settings = Settings(k=K, latents=False)
-    manifest = prepare(encoder, open_images("images.npy"), settings, provenance=facts)
+    images = open_images("images.npy")
+    manifest = prepare(encoder, images, settings, shard_size=SHARD, provenance=facts)
     start_or_resume(Path("run"), manifest)
     for shard in list_shards("run", manifest):
         if shard.path.exists():

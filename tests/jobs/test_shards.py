@@ -13,7 +13,7 @@ from pullback.archive.shards import list_shards
 from pullback.jobs import Settings, from_array
 from pullback.jobs.images import as_numbers
 from pullback.jobs.loading import choose_batch_size
-from pullback.jobs.preparation import prepare
+from pullback.jobs.preparation import _choose_shard_size, prepare
 from pullback.jobs.shards import pack, score_shard, unpack
 from tests.conftest import SmoothEncoder
 
@@ -104,3 +104,17 @@ def test_bytes_become_the_numbers_of_float32_wherever_they_are():
         numbers = as_numbers(torch.from_numpy(stored), dtype)
         assert numbers.dtype == dtype
         np.testing.assert_array_equal(numbers.numpy(), expected.astype(numbers.numpy().dtype))
+
+
+def test_shards_are_larger_for_smaller_images(tmp_path):
+    """A file takes as long whatever is in it; the directions that are stored are what is large."""
+    _, images = parts(tmp_path, 1)
+
+    def chosen(shape, **settings):
+        sized = replace(images, event_shape=shape)
+        return _choose_shard_size(None, sized, Settings(**settings))
+
+    shapes = ((1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 256, 256))
+    assert [chosen(shape) for shape in shapes] == [4096, 1365, 512, 512]
+    assert chosen((1, 28, 28), directions=True) == 1069
+    assert chosen((1, 28, 28), directions=True, k=64) == 512

@@ -41,7 +41,7 @@ def test_a_share_without_a_shard_says_so(place, caplog):
     assert score("declared", "run", "--shards", "1/2") == 0
     assert "nothing to do" not in caplog.text
     assert score("declared", "run", "--shards", "2/2") == 0
-    assert "nothing to do in this share: the run has 1 shard, of up to 512 images" in caplog.text
+    assert "nothing to do in this share: the run has 1 shard, of up to 4096 images" in caplog.text
 
 
 @pytest.mark.parametrize("share", ["0/3", "4/3", "3", "a/b", "1/", "-1/3"])
