@@ -272,7 +272,7 @@ class Sparse(nn.Module):
         return self.layer((self.neighbours @ x.mT).mT).tanh()
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+@pytest.mark.filterwarnings("ignore:Sparse CS[CR] tensor support is in beta state")
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
 @pytest.mark.parametrize("wrap", [lambda net: net, lambda net: lambda x: net(x)])
 def test_sparse_tensors_of_a_map(layout, wrap):
