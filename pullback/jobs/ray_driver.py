@@ -201,8 +201,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _import_ray() -> Any:
-    # Read when Ray is imported.
+    # Read when Ray is imported, or started. Its workers would give way to all else on the machine,
+    # and hardly begin where anybody computes.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
     except ImportError as error:

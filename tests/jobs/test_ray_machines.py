@@ -79,6 +79,8 @@ def test_a_run_on_workers_that_is_told_to_stop(place, stop, name, status):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     wait_for(lambda: finished("run") > 0 or process.poll() is not None)
+    # Whoever else computes on the machine, they take as much of it as this process would.
+    assert {int(line.split()[1]) for line in workers_of(process.pid)} == {os.nice(0)}
     stop(process.pid, getattr(signal, name))
     said, error = process.communicate(timeout=60)
     assert process.returncode == status, error
@@ -91,6 +93,6 @@ def test_a_run_on_workers_that_is_told_to_stop(place, stop, name, status):
 
 def workers_of(session):
     """Processes of a session that compute."""
-    command = ["ps", "--no-headers", "-s", str(session), "-o", "stat=,args="]
+    command = ["ps", "--no-headers", "-s", str(session), "-o", "stat=,ni=,args="]
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     return [line for line in lines if "ray::Worker" in line and not line.startswith("Z")]
