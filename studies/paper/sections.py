@@ -36,11 +36,6 @@ def what_was_run(archives: Archives) -> list[str]:
         )
     if archives.mixup is not None and not archives.trainings:
         lines.append("mixup once: one training of each β with mixup, and one without")
-    if archives.mixup is not None and "seed" not in archives.mixup.arrays:
-        # What archives did not say in the version that had permutations for pairs.
-        lines.append(
-            "mixup of an earlier version, in which 1 image in 128 was mixed with itself on average"
-        )
     if archives.optimality is not None:
         lines.append(f"attacks: {optimality_report.title(archives.optimality[1])}")
     if archives.passes is not None:
