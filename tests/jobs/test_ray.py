@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import textwrap
 import threading
@@ -111,7 +112,8 @@ def test_a_worker_that_is_killed_in_the_midst_of_a_shard(fatal, ray, place, capl
     (place / "left").write_text("1")
     threads = torch.get_num_threads()
     assert run(*fatal, "--out", "run", "--workers", 2, "--threads", threads) == 0
-    assert "a worker has ended in shard 3, and another takes over: " in caplog.text
+    # What the worker had just finished may be lost with it.
+    assert re.search("a worker has ended in shard [23], and another takes over: ", caplog.text)
     equal("run", "serial")
 
 

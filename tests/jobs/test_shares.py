@@ -196,7 +196,7 @@ def test_images_where_the_encoder_is_not_finite(place, capsys, caplog):
     assert "18 of 20 images have all eigenpairs converged" in shown
     assert "nan" not in shown
     for image in (13, 17):
-        assert f"image {image}: the map returned NaN or infinite values" in shown
+        assert f"image {image}: the map returned NaN, infinite values" in shown
 
 
 def test_many_images_that_could_not_be_scored(place, capsys, caplog):
