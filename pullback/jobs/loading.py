@@ -103,7 +103,7 @@ def reading(images: Images, loaders: int, device: torch.device) -> Iterator["Rea
         yield reader
     except RuntimeError as error:
         # Raised by a handler of PyTorch for the signal that a child has ended, so anywhere.
-        if "DataLoader worker" not in str(error):
+        if not _tells_of_an_end(error):
             raise
         message = f"a process that reads images has ended, perhaps for want of memory: {error}"
         raise RuntimeError(message) from error
@@ -173,10 +173,20 @@ class Reader:
 
     def close(self) -> None:
         """End the processes."""
-        if self._iterator is not None:
+        iterator, self._iterator, self._loader = self._iterator, None, None
+        if iterator is None:
+            return
+        try:
             # PyTorch does so when nobody refers to it any more; an error on its way up does.
-            self._iterator._shutdown_workers()
-        self._iterator = self._loader = None
+            iterator._shutdown_workers()
+        except RuntimeError as error:
+            if not _tells_of_an_end(error):
+                raise
+
+
+def _tells_of_an_end(error: RuntimeError) -> bool:
+    """Whether PyTorch's handler has raised it, because a process that reads has ended."""
+    return "DataLoader worker" in str(error)
 
 
 class _Batches(Dataset[Any]):
