@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +10,7 @@ from numpy.typing import NDArray
 from .columns import COLUMNS
 from .configuration import find_differences
 from .manifest import read_manifest
-from .run import find_origin, read
-from .shards import list_shards
+from .run import find_origin, finished_files, read
 
 _RESAMPLES, _MOST_GROUPS = 2000, 10_000
 _SCORES = [
@@ -101,7 +101,8 @@ def _same_images(a: str | Path, b: str | Path) -> tuple[bool, str]:
     if one["shard_size"] == two["shard_size"] and all(checksums):
         if checksums[0] == checksums[1]:
             return True, "their pixels, as read, have the same checksum"
-        if one["data"]["count"] == two["data"]["count"] and _is_whole(a) and _is_whole(b):
+        whole = _is_whole(a, one) and _is_whole(b, two)
+        if one["data"]["count"] == two["data"]["count"] and whole:
             return False, "their pixels, as read, have different checksums"
     # A copy has another name, and an array that was copied another date.
     data = [{k: v for k, v in m["data"].items() if k != "name"} for m in (one, two)]
@@ -111,11 +112,10 @@ def _same_images(a: str | Path, b: str | Path) -> tuple[bool, str]:
     return False, "; ".join(differences.values())
 
 
-def _is_whole(run: str | Path) -> bool:
-    """Whether all shards are there, which a checksum then is of."""
-    manifest = read_manifest(run)
-    merged = Path(run, "archive.h5").exists()
-    return merged or all(shard.path.exists() for shard in list_shards(run, manifest))
+def _is_whole(run: str | Path, manifest: dict[str, Any]) -> bool:
+    """Whether all images are scored, which a checksum then is of."""
+    scored = sum(file.layout.count for file in finished_files(run, manifest))
+    return bool(scored == manifest["data"]["count"])
 
 
 def _difference(
