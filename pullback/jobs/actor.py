@@ -27,7 +27,7 @@ from .shards import write_shard
 
 
 @dataclass(frozen=True)
-class Task:
+class Assignment:
     """What all workers of a run are told.
 
     Attributes:
@@ -58,14 +58,14 @@ class Task:
 class Worker:
     """Begins once, then scores the shards that it is told."""
 
-    def begin(self, task: Task) -> None:
+    def begin(self, assignment: Assignment) -> None:
         """Make encoder and images, and see that they are those of the run.
 
         Raises:
             ValueError: something cannot be had on this machine, or is another there.
         """
         try:
-            self._begin(task)
+            self._begin(assignment)
         except Exception as error:
             kinds = (ValueError, TypeError, OSError)
             kind = "" if isinstance(error, kinds) else f"{type(error).__name__}: "
@@ -73,59 +73,63 @@ class Worker:
                 f"a worker on {socket.gethostname()} cannot begin: {kind}{error}"
             ) from error
 
-    def _begin(self, task: Task) -> None:
-        os.chdir(task.folder)
-        torch.set_num_threads(task.threads)
-        self._task = task
-        self._device = usable_device(task.device)
-        self._batch_size = task.batch_size
-        _require_shared(task)
-        images: Images = _unpack("the images", task.images)
-        encoder: Map | EncoderSpec = _unpack("the encoder", task.encoder)
+    def _begin(self, assignment: Assignment) -> None:
+        os.chdir(assignment.folder)
+        torch.set_num_threads(assignment.threads)
+        self._assignment = assignment
+        self._device = usable_device(assignment.device)
+        self._batch_size = assignment.batch_size
+        _require_shared(assignment)
+        images: Images = _unpack("the images", assignment.images)
+        encoder: Map | EncoderSpec = _unpack("the encoder", assignment.encoder)
         self._images = images
-        self._encoder, provenance = make_encoder(encoder, self._device, task.provenance)
+        self._encoder, provenance = make_encoder(encoder, self._device, assignment.provenance)
         own = prepare(
             self._encoder,
             images,
-            Settings.of(task.manifest),
-            shard_size=task.manifest["shard_size"],
+            Settings.of(assignment.manifest),
+            shard_size=assignment.manifest["shard_size"],
             device=self._device,
             provenance=provenance,
         )
-        differences = find_differences(task.manifest, own)
-        refused = [text for place, text in differences.items() if place not in task.accept_changes]
+        differences = find_differences(assignment.manifest, own)
+        refused = [
+            text for place, text in differences.items() if place not in assignment.accept_changes
+        ]
         if refused:
             raise ValueError(f"it would score another run: {'; '.join(refused)}")
         self._accepted = list(differences.values())
-        loaders = choose_loaders(task.loaders, images, self._device)
+        loaders = choose_loaders(assignment.loaders, images, self._device)
         self._reader = Reader(images, loaders, self._device)
 
     def score(self, number: int) -> list[str]:
         """Score a shard and write its file; what there is to tell the user."""
-        task = self._task
-        shard = find_shard(task.run, task.manifest, number)
+        assignment = self._assignment
+        shard = find_shard(assignment.run, assignment.manifest, number)
         with _noted() as notes:
             self._batch_size = write_shard(
                 self._encoder,
                 self._images,
-                task.manifest,
+                assignment.manifest,
                 shard,
                 batch_size=self._batch_size,
                 device=self._device,
                 accepted=self._accepted,
-                command=task.command,
+                command=assignment.command,
                 batches=self._reader.read(cut(shard.start, shard.stop, self._batch_size)),
             )
         return notes
 
 
-def _require_shared(task: Task) -> None:
+def _require_shared(assignment: Assignment) -> None:
     try:
-        shared = read_manifest(task.run) == task.manifest
+        shared = read_manifest(assignment.run) == assignment.manifest
     except FileNotFoundError:
         shared = False
     if not shared:
-        raise ValueError(f"{task.run} is another folder there; a run needs one that all share")
+        raise ValueError(
+            f"{assignment.run} is another folder there; a run needs one that all share"
+        )
 
 
 def _unpack(what: str, packed: bytes) -> Any:

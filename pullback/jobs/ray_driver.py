@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from ..archive.signals import postpone_signals
-from .actor import Task, Worker
+from .actor import Assignment, Worker
 from .workers import Team
 
 log = logging.getLogger("pullback")
@@ -43,13 +43,13 @@ def pack(**values: Any) -> dict[str, bytes]:
 
 
 def score_with_ray(
-    team: Team, task: Task, shards: dict[int, int], report: Callable[[int], object]
+    team: Team, assignment: Assignment, shards: dict[int, int], report: Callable[[int], object]
 ) -> None:
     """Have workers score shards.
 
     Args:
         team: how many workers, and what each takes.
-        task: what they are told.
+        assignment: what they are told.
         shards: images of each, by number.
         report: is told after every shard how many images are done.
 
@@ -61,7 +61,7 @@ def score_with_ray(
         hired = ray.remote(num_cpus=team.threads, num_gpus=team.gpus, scheduling_strategy="SPREAD")(
             Worker
         )
-        driver = _Driver(ray, hired.remote, ray.put(task), shards, report)
+        driver = _Driver(ray, hired.remote, ray.put(assignment), shards, report)
         try:
             driver.run(team)
         finally:
@@ -75,7 +75,7 @@ class _Driver:
     Args:
         ray: the module.
         hire: asks Ray for a worker, which it may start later, or never.
-        task: reference to what each is told first.
+        assignment: reference to what each is told first.
         shards, report: see :func:`score_with_ray`.
     """
 
@@ -83,11 +83,11 @@ class _Driver:
         self,
         ray: Any,
         hire: Callable[[], Any],
-        task: Any,
+        assignment: Any,
         shards: dict[int, int],
         report: Callable[[int], object],
     ) -> None:
-        self._ray, self._hire, self._task = ray, hire, task
+        self._ray, self._hire, self._assignment = ray, hire, assignment
         self._shards, self._report = shards, report
         self._waiting = deque(shards)
         # What each call of a worker is about, in the order that they were made: a shard, or None
@@ -126,7 +126,7 @@ class _Driver:
     def _start_one(self) -> None:
         worker = self._hire()
         self._workers.append(worker)
-        self._calls[worker.begin.remote(self._task)] = worker, None
+        self._calls[worker.begin.remote(self._assignment)] = worker, None
 
     def _settle(self, call: Any) -> None:
         """Take what a call has brought, and give its worker more to do."""

@@ -15,7 +15,7 @@ from ..archive.run import merge as merge_shards
 from ..archive.shards import Shard, list_shards
 from ..arguments import require_integer, usable_device
 from ..maps import Map
-from .actor import Task
+from .actor import Assignment
 from .datasets import from_dataset
 from .encoders import EncoderSpec, make_encoder
 from .images import Images
@@ -130,7 +130,7 @@ def score_images(
                 report=report,
             )
         elif todo:
-            task = Task(
+            assignment = Assignment(
                 run=run.absolute(),
                 manifest=manifest,
                 folder=Path.cwd(),
@@ -143,7 +143,7 @@ def score_images(
                 command=this_command(),
                 **packed,
             )
-            score_with_ray(team, task, {s.number: s.layout.count for s in todo}, report)
+            score_with_ray(team, assignment, {s.number: s.layout.count for s in todo}, report)
     if merge and share is None and (todo or not is_merged(run)):
         merge_shards(run)
 
