@@ -38,6 +38,11 @@ PREFIX = "parameter."
 class OperatorOfProducts(LinearOperator):
     """What both operators share: autograd to any order, and the indices of a tensor."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where products are; an identity made without a device is on the default one."""
+        return super().device or torch.get_default_device()
+
     def matmul(self, other: Tensor | LinearOperator) -> Any:
         """The product with a tensor ``(*batch, N, C)`` or ``(N,)``, or with another operator.
 

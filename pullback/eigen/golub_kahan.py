@@ -70,7 +70,7 @@ def golub_kahan(metric: PullbackMetric, request: Request, streams: SampleStreams
             break
 
         # Go on with the rest alone, where its products are cheaper.
-        large = process.next_block.numel() > width * small_batch(metric.device)
+        large = process.next_block.numel() > width * small_batch(process.next_block.device)
         if large and 4 * process.active.sum() <= 3 * len(samples):
             done, rest = (~process.active).nonzero()[:, 0], process.active.nonzero()[:, 0]
             seen = None if spectrum is None else select_samples(spectrum, done)

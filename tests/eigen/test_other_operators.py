@@ -7,6 +7,7 @@ import torch
 from linear_operator.operators import (
     DenseLinearOperator,
     DiagLinearOperator,
+    IdentityLinearOperator,
     ToeplitzLinearOperator,
     ZeroLinearOperator,
 )
@@ -121,6 +122,22 @@ def test_zero_operators(method, dtype):
             eye = torch.eye(3, dtype=dtype).expand(*shape[:-2], 3, 3)
             torch.testing.assert_close(pairs.vectors.mT @ pairs.vectors, eye)
         assert not pb.svds(zero, 3, method).values.any()
+
+
+@pytest.mark.parametrize("method", ["auto", *METHODS])
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_an_identity_that_is_on_no_device(method, batch):
+    identity = IdentityLinearOperator(30, batch_shape=torch.Size(batch))
+    assert identity.device is None
+    for operator in (identity, identity * 2, pb.PullbackMetric(identity)):
+        pairs = pb.eigsh(operator, 3, method)
+        exact = operator.to_dense()[..., :3, :3].diagonal(dim1=-2, dim2=-1)
+        torch.testing.assert_close(pairs.values, exact)
+        assert pairs.converged.all()
+    torch.testing.assert_close(pb.trace(operator).value, torch.full(batch, 30.0))
+    rows, columns = torch.tensor([4, 5]), torch.tensor([4, 0])
+    expected = torch.tensor([1.0, 0.0]).expand(*batch, 2)
+    torch.testing.assert_close(operator[..., rows, columns], expected)
 
 
 @pytest.mark.parametrize("method", ["auto", *METHODS])
