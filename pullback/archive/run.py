@@ -33,10 +33,8 @@ def merge(run: str | Path) -> Path:
         )
     archive = Path(run, "archive.h5")
     delete_leftovers(archive.parent)
-    # Each shard is held against the manifest, and its checksums compared, while it is copied.
-    tables = (table for s in shards for table in reading.tables(s.path, s.layout, s.layout.dtypes))
     origin = gather(reading.origin_of(shard.path) for shard in shards)
-    writing.write(archive, Layout.of(manifest), tables, origin)
+    writing.write(archive, Layout.of(manifest), shards, origin)
     return archive
 
 

@@ -1,7 +1,7 @@
 """One HDF5 file of scores: how columns are laid out, written whole or not at all."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import h5py
@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from .atomic import move_into_place, temporary_name
 from .columns import COLUMNS, FORMAT
-from .hdf5 import open_to_write
+from .hdf5 import open_to_read, open_to_write
 from .layout import Layout
 from .origin import Origin
-from .reading import FILTERS, NO_VARIABLE, verify
+from .reading import FILTERS, NO_VARIABLE, tables, verify
+from .shards import Shard
 from .signals import postpone_signals
 
 _COORDINATES = {
@@ -24,14 +25,21 @@ _COORDINATES = {
 }
 
 
-def write(path: Path, layout: Layout, tables: Iterable[dict[str, NDArray]], origin: Origin) -> None:
+Table = dict[str, NDArray]
+
+
+def write(path: Path, layout: Layout, parts: Iterable[Table | Shard], origin: Origin) -> None:
     """Write a file, so that it is there whole, flushed and verified, or not.
 
     Args:
         path: the file; its folder exists.
         layout: what it shall hold.
-        tables: consecutive samples of all columns, by their names in :data:`COLUMNS`.
+        parts: consecutive samples of all columns: arrays by their names in :data:`COLUMNS`, or a
+            shard, which is held against its layout, and its checksums compared.
         origin: by whom and how they were made.
+
+    Raises:
+        ValueError: a shard is damaged, or belongs to another run.
     """
     temporary = temporary_name(path)
     try:
@@ -41,16 +49,34 @@ def write(path: Path, layout: Layout, tables: Iterable[dict[str, NDArray]], orig
             _set_texts(file, **origin.attributes(json.loads(layout.configuration)))
             _make_scales(file, layout)
             fillers = {name: _Filler(_make_column(file, name, layout)) for name in layout.dtypes}
-            for table in tables:
-                answer()
-                for name, filler in fillers.items():
-                    filler.append(table[name])
+            for part in parts:
+                for _ in _append(part, fillers):
+                    answer()
             for filler in fillers.values():
                 filler.finish()
         verify(temporary, layout)
         move_into_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _append(part: Table | Shard, fillers: dict[str, "_Filler"]) -> Iterator[None]:
+    """Append samples to all columns; a shard's as they are packed, where their chunks fit."""
+    if not isinstance(part, Shard):
+        for name, filler in fillers.items():
+            filler.append(part[name])
+        yield
+        return
+    layout = part.layout
+    fit = all(fillers[name].takes(layout.count, layout.chunks(name)) for name in fillers)
+    for table in tables(part.path, layout, layout.dtypes):
+        yield from () if fit else _append(table, fillers)
+        yield
+    if fit:
+        with open_to_read(part.path) as file:
+            for name, filler in fillers.items():
+                filler.copy(file[name])
+                yield
 
 
 class _Filler:
@@ -66,6 +92,23 @@ class _Filler:
         whole = len(waiting) // self._dataset.chunks[0] * self._dataset.chunks[0]
         self._dataset[self._start : self._start + whole] = waiting[:whole]
         self._start, self._waiting = self._start + whole, waiting[whole:]
+
+    def takes(self, count: int, chunks: tuple[int, ...]) -> bool:
+        """Whether so many samples in chunks of this shape can come next, as they are packed."""
+        whole = (
+            self._start % chunks[0] == len(self._waiting) == 0 and chunks == self._dataset.chunks
+        )
+        return whole and (count % chunks[0] == 0 or self._start + count == len(self._dataset))
+
+    def copy(self, column: h5py.Dataset) -> None:
+        """Append a column of chunks that this one takes; unpacking and packing takes far longer."""
+        stored: list[h5py.h5d.StoreInfo] = []
+        column.id.chunk_iter(stored.append)
+        for chunk in stored:
+            mask, packed = column.id.read_direct_chunk(chunk.chunk_offset)
+            row, *place = chunk.chunk_offset
+            self._dataset.id.write_direct_chunk((self._start + row, *place), packed, mask)
+        self._start += len(column)
 
     def finish(self) -> None:
         self._dataset[self._start :] = self._waiting

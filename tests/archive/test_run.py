@@ -15,6 +15,8 @@ from pullback.archive.origin import Origin
 from pullback.archive.reading import verify
 from pullback.archive.shards import list_shards
 
+FIRST = "part-000000.h5"
+
 
 def columns(count=5, k=3, n=8):
     g = np.random.default_rng(0)
@@ -38,7 +40,7 @@ def make_manifest(count=5, shard_size=2, k=3):
     manifest |= {"data": {"name": "images.npy", "count": count, "event_shape": [8]}}
     manifest |= {"encoder": {"weights": "0123", "outputs": 6, "returns": "mean"}}
     manifest |= {"score": {"k": k, "seed": 0, "dtype": "float32", "method": "auto"}}
-    manifest |= {"sizes": {"rank": k, "input": 8, "character": 12, "latent": 4}}
+    manifest |= {"sizes": {"rank": k, "input": 8, "character": 15, "latent": 4}}
     return manifest | {"columns": choose_columns("float32", OPTIONAL)}
 
 
@@ -95,6 +97,28 @@ def test_reading_from_shards_and_from_the_archive(tmp_path):
         for name, array in table.items():
             np.testing.assert_array_equal(found[name], array)
     assert archive.read(tmp_path, ["trace", "unknown"]).keys() == {"trace"}
+
+
+@pytest.mark.parametrize("shard_size", [512, 700, 1024, 1100])
+def test_merging_keeps_all_values_whether_chunks_fit_or_not(tmp_path, shard_size):
+    table = make_run(tmp_path, 1100, shard_size)
+    with (
+        h5py.File(archive.merge(tmp_path)) as file,
+        h5py.File(tmp_path / "shards" / FIRST) as first,
+    ):
+        for name in table:
+            stored = [file[name].id.get_chunk_info(0).size, first[name].id.get_chunk_info(0).size]
+            assert stored[0] == stored[1]
+    for name, array in archive.read(tmp_path).items():
+        np.testing.assert_array_equal(array, table[name])
+    shard = tmp_path / "shards" / FIRST
+    with h5py.File(shard) as file:
+        offset = file["entropy"].id.get_chunk_info(0).byte_offset
+    with shard.open("r+b") as file:
+        file.seek(offset + 100)
+        file.write(b"damage")
+    with pytest.raises(ValueError, match=f"{FIRST} is damaged"):
+        archive.merge(tmp_path)
 
 
 def test_missing_shards_are_counted(tmp_path):
