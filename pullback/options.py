@@ -29,10 +29,11 @@ class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         command = getattr(ex, "subcommand_parser", self).prog.replace(" [options]", "")
         text = " ".join(message.split()).rstrip(".")
-        absent = re.findall(r"\b([a-z]+)\.(\w+)(?=,|$)", text)
-        if absent:
-            names = ", ".join(_spell(name) for _, name in absent)
-            command, text = f"{command} {absent[0][0]}", f"{names} must be given"
+        _, missing, absent = text.partition("the following arguments are required: ")
+        if missing:  # score.encoder, score.out
+            names = [name.partition(".") for name in absent.split(", ")]
+            command = f"{command} {names[0][0]}"
+            text = f"{', '.join(_spell(name) for *_, name in names)} must be given"
         for pattern, said in _SAID.items():
             text = re.sub(pattern, said, text)
         text = re.sub(r'Parser key "(\w+)"', lambda found: _spell(found[1]), text)
@@ -246,7 +247,7 @@ def _add_looking(commands: Any) -> None:
     )
     commands.add_subcommand("report", report, help=text)
 
-    text = "say how far the scores of two runs differ, with 95 %% bootstrap intervals"
+    text = "say how far the scores of two runs differ, with bootstrap intervals"
     comparing = _Parser(description=text)
     comparing.add_argument("a", type=str, metavar="A", help="the run that is compared with")
     comparing.add_argument("b", type=str, metavar="B", help="the other; differences are B - A")

@@ -17,6 +17,11 @@ FULL = Path("/dev/full")
     [
         ("info", "info: RUN must be given; see pullback info --help"),
         ("compare run", "compare: B must be given; see pullback compare --help"),
+        (
+            "compare run b --figure x.png",
+            "compare: unrecognized arguments: --figure x.png; see pullback compare --help",
+        ),
+        ("score -k a.b", "score: -k: expected int, got a.b; see pullback score --help"),
         ("score --data x", "score: --encoder, --out must be given; see pullback score --help"),
         (
             "score --encoder a:b --data x --out y -k abc",
