@@ -128,32 +128,30 @@ def estimate_entropies(spectrum: Spectrum) -> dict[str, Estimate]:
 
     With T = Σλ and A = Σ λ log λ, the three are −A, log T − A/T and (T log λ₁ − A)/λ₁.
     """
-    T, largest = estimate_trace(spectrum).value, spectrum.values[..., 0]
-    A = torch.xlogy(spectrum.values, spectrum.values).sum(-1)
     # The remainder's own Σ λ log λ is R log R − R·H, with the entropy H of how it is shared, whose
     # bounds are two standard errors either way.
-    R, dR = spectrum.remainder, spectrum.remainder_error
     least, most = bound_entropy(spectrum)
     H, dH = (least + most) / 2, (most - least) / 4
-    A = A + torch.xlogy(R, R) - R * H
-    # The derivative of A by R; T contains R too.
-    by_R = torch.where(R > 0, R.log() + 1 - H, 0.0)
-    # Value, and derivatives by R and by H.
+    # R itself, and a standard error either way: one may be as large as R, and slopes say nothing
+    # where an entropy is at its largest.
+    R, dR = spectrum.remainder, spectrum.remainder_error
+    R = torch.stack([R, R + dR, (R - dR).clamp(min=0)])
+    values, largest = spectrum.values, spectrum.values[..., 0]
+    T = values.sum(-1) + R
+    A = torch.xlogy(values, values).sum(-1) + torch.xlogy(R, R) - R * H
+    # What they are, and their derivatives by H.
     entropies = {
-        "none": (0.0 - A, by_R, R),
-        "trace": (T.log() - A / T, (1 + A / T - by_R) / T, R / T),
-        "max": (
-            (torch.xlogy(T, largest) - A) / largest,
-            (largest.log() - by_R) / largest,
-            R / largest,
-        ),
+        "none": (0.0 - A, R[0]),
+        "trace": (T.log() - A / T, R[0] / T[0]),
+        "max": ((torch.xlogy(T, largest) - A) / largest, R[0] / largest),
     }
     zero = largest <= 0
     return {
         name: Estimate(
-            value.masked_fill(zero, 0.0), torch.hypot(by_R * dR, by_H * dH).masked_fill(zero, 0.0)
+            found[0].masked_fill(zero, 0.0),
+            torch.hypot((found - found[0]).abs().amax(0), by_H * dH).masked_fill(zero, 0.0),
         )
-        for name, (value, by_R, by_H) in entropies.items()
+        for name, (found, by_H) in entropies.items()
     }
 
 

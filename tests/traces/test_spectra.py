@@ -9,7 +9,7 @@ from torch import Tensor
 import pullback as pb
 import pullback.traces
 from pullback.eigen.records import Spectrum
-from pullback.traces.spectra import ENTROPY_TOL, bound_entropy
+from pullback.traces.spectra import ENTROPY_TOL, bound_entropy, estimate_entropies
 from tests.eigen.test_eigsh import HARD, geometric, with_spectrum
 
 NORMALIZATIONS = ["none", "trace", "max"]
@@ -86,6 +86,28 @@ def test_the_largest_entropy_of_a_sum_of_squares_is_attained():
     spectrum = Spectrum(one.unsqueeze(0), one, one, parts[None], 9 * one)
     _, largest = bound_entropy(spectrum, factor=1.0)
     torch.testing.assert_close(largest[0], -torch.xlogy(shares, shares).sum())
+
+
+@given(
+    st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=8),
+    st.floats(1e-6, 10.0),
+    st.floats(0.0, 2.0),
+    st.floats(-1.0, 1.0),
+)
+def test_an_error_of_the_remainder_shows_in_all_entropies(values, remainder, error, place):
+    # Also where an entropy is at its largest as a function of the remainder.
+    ones = torch.ones(2, dtype=torch.float64)
+    true = max(0.0, remainder * (1 + place * error))
+    spectrum = Spectrum(
+        torch.tensor(values, dtype=torch.float64).sort(descending=True).values.expand(2, -1),
+        torch.tensor([remainder, true], dtype=torch.float64),
+        torch.tensor([remainder * error, 0.0], dtype=torch.float64),
+        ones,
+        ones,
+    )
+    for estimate in estimate_entropies(spectrum).values():
+        found, exact = estimate.value
+        assert (found - exact).abs() <= 2 * estimate.std_error[0] + 1e-12 * exact.abs()
 
 
 @pytest.mark.parametrize("batch", [(), (2, 3)])
