@@ -15,7 +15,7 @@ from .eigen import (
 )
 from .jobs import score_images
 from .maps import Map, as_map
-from .metrics import expected_metric, jacobian, sampled_metric
+from .metrics import expected_metric, fisher_metric, jacobian, sampled_metric
 from .operators import JacobianOperator, PullbackMetric
 from .scores import Scores, score
 from .traces import Estimate, entropy, trace
@@ -41,6 +41,7 @@ __all__ = [
     "eigsh",
     "entropy",
     "expected_metric",
+    "fisher_metric",
     "jacobian",
     "jobs",
     "sampled_metric",

@@ -9,6 +9,7 @@ from linear_operator.operators import IdentityLinearOperator, KroneckerProductLi
 from torch import Tensor
 
 from .arguments import require_tensor
+from .fisher import fisher_information
 from .maps import Map, arrange_given, as_map, leave_inference_mode
 from .operators import PREFIX, JacobianOperator, PullbackMetric
 from .products import full_precision, refuse_transforms
@@ -106,6 +107,42 @@ def sampled_metric(
     ε (without one, the seed is 0), and a sample's ε does not depend on the batch it comes in.
     """
     return PullbackMetric(_jacobian(encoder, x, given, batch_dims, as_generator(generator)))
+
+
+@full_precision()
+def fisher_metric(
+    encoder: Encoder, x: Tensor, *, given: Sequence[Tensor] = (), batch_dims: int = 1
+) -> PullbackMetric:
+    """F = J_μᵀ Σ⁻¹ J_μ + 2 J_σᵀ Σ⁻¹ J_σ, the Fisher–Rao metric of the posterior q(z|x) = N(μ, Σ).
+
+    It is what the Kullback–Leibler divergence sees of a small step: KL(q(·|x) ‖ q(·|x + η)) is
+    ½ ηᵀFη to second order. Σ is diag σ²; for correlated noise z = μ + Lε it is LLᵀ, and the second
+    term ½ tr(Σ⁻¹ ∂Σ Σ⁻¹ ∂Σ).
+
+    Args:
+        encoder: a map (see :func:`pullback.as_map`), or a callable returning a distribution.
+        x: ``(*batch, *event)`` with ``batch_dims`` leading batch dimensions.
+        given: further arguments of the encoder, as for :func:`expected_metric`.
+        batch_dims: 1 for the usual ``(B, *event)``; 0 for a single sample without batch dimension.
+
+    Returns:
+        An operator of shape ``(*batch, N, N)``, as :func:`expected_metric` does. It has no unit:
+        lengths of codes are measured in standard deviations.
+
+    Raises:
+        TypeError, ValueError: see :meth:`pullback.Map.check`; and if the encoder is deterministic,
+            or Σ singular for one of the samples.
+    """
+    encoder = as_map(encoder)
+    J = _jacobian(encoder, x, given, batch_dims, None)
+    batch, event = x.shape[:batch_dims], x.shape[batch_dims:]
+    mean, std = encoder(x.reshape(-1, *event), *arrange_given(given, x, batch_dims))
+    if std is None:
+        raise ValueError(
+            "the Fisher metric is that of a distribution, but the map is deterministic; declare "
+            "its standard deviation with pb.as_map(fn, returns=…), or take pb.expected_metric"
+        )
+    return PullbackMetric(J, fisher_information(mean, std, batch), checked=True)
 
 
 def _jacobian(

@@ -18,6 +18,7 @@ ORDER = (
     "indexing",
     "weights",
     "operators",
+    "fisher",
     "metrics",
     "eigen",
     "traces",

@@ -29,6 +29,7 @@ PUBLIC = {
         "eigsh",
         "entropy",
         "expected_metric",
+        "fisher_metric",
         "jacobian",
         "jobs",
         "sampled_metric",
