@@ -11,6 +11,8 @@ from torch import Tensor
 # SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", 2014).
 _STEP = 0x9E3779B97F4A7C15
 _ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
+# Steps to another part of the sequence: 2⁶² of them.
+_FAR = _STEP * 2**62 % 2**64
 # Quarters of a word, each of which chooses a normal number.
 _QUARTERS, _CHOICES = 4, 2**16
 # Numbers made together: on a CPU as many as its caches hold, elsewhere as few kernels make.
@@ -53,6 +55,12 @@ class SampleStreams:
         """The streams of some samples (indices), where they stand."""
         chosen = object.__new__(SampleStreams)
         chosen._places = self._places[samples.to(self._places.device)]
+        return chosen
+
+    def apart(self) -> "SampleStreams":
+        """Streams of the same samples, far from where these are or will come."""
+        chosen = object.__new__(SampleStreams)
+        chosen._places = self._places + _signed(_FAR)
         return chosen
 
     def normal(self, *shape: int, like: Tensor, where: Tensor | None = None) -> Tensor:

@@ -1,8 +1,9 @@
 """All robustness scores of a batch of inputs from one run of an eigensolver."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from .arguments import narrow, require_positive
 from .eigen import EigenPairs, WarmStart
 from .eigen.convergence import warn_of_doubts
+from .eigen.derivatives import derive
 from .eigen.driver import solve
 from .eigen.records import Spectrum
 from .eigen.request import Request, check_request
@@ -79,6 +81,7 @@ def score(
     *,
     given: Sequence[Tensor] = (),
     entropy_tol: float = ENTROPY_TOL,
+    differentiable: bool = False,
 ) -> Scores:
     """Spectral radius, trace, entropies and more of the pullback metric at each input.
 
@@ -105,9 +108,21 @@ def score(
             ``(B, …)`` each, see :func:`pullback.expected_metric`.
         entropy_tol: the largest standard error, in nats, that ``entropy`` may have; those of the
             other two entropies are what comes of it. A larger one takes fewer products.
+        differentiable: whether autograd shall know the derivatives of ``eigenvalues`` and of the
+            scores (all that is ``(B,)`` and no error) with respect to x and to whatever encoder
+            and decoder depend on. Values stay the same. It takes as many products more as there are
+            known eigenvalues, and the memory of their graph.
 
     Returns:
-        :class:`Scores`, not differentiable.
+        :class:`Scores`, not differentiable unless asked for. Then ∂λ = vᵀ(∂G)v, with the
+        eigenvector v held, is exact where v is. Of repeated eigenvalues, only what is symmetric in
+        them has a derivative, such as their sum, and that is right; each by itself gets one of its
+        subgradients. Where the whole spectrum is computed (``method="dual"``), all derivatives are
+        exact. Otherwise those of trace and entropies, and what is made of them, are estimates: six
+        random probes see the derivative of what the solver has left of the trace, without bias,
+        and the entropies take it to be shared as it is. A smaller ``entropy_tol`` leaves less; by
+        ``"lanczos"`` and ``"lobpcg"`` all but k eigenvalues are left. A score that is 0 or −∞ for
+        want of rank has the derivative of the eigenvalues above 0.
 
     Raises:
         TypeError, ValueError: see :func:`pullback.as_map` and :func:`pullback.eigsh`; and if the
@@ -122,30 +137,61 @@ def score(
     request = check_request(metric, request)
     random = generator if isinstance(generator, SeedCounter) else as_generator(generator)
     streams = SampleStreams(len(x), random)
+    probing = streams.apart() if differentiable else streams
     with torch.inference_mode():  # operations on small tensors take less time there
-        pairs, spectrum = solve(metric, request, streams)
-    warn_of_doubts(pairs, tol, method)
-    return _scores(pairs, spectrum, x.shape[1:])
+        found = solve(metric, request, streams)
+    warn_of_doubts(found.pairs, tol, method)
+    scores = _scores(found.pairs, found.spectrum, x.shape[1:])
+    if not differentiable or not torch.is_grad_enabled():
+        return scores
+    derived = derive(metric, found, probing)
+    n_products = scores.n_products + derived.n_products
+    columns = {"eigenvalues": derived.values, **_columns(derived.values, derived.spectrum)}
+    told = {
+        name: WithDerivative.apply(getattr(scores, name), column.to(scores.eigenvalues))
+        for name, column in columns.items()
+        if not name.endswith("_error")
+    }
+    return replace(scores, n_products=n_products, **told)
 
 
-def _scores(pairs: EigenPairs, spectrum: Spectrum, event_shape: torch.Size) -> Scores:
-    # On the host, where the spectrum is.
-    values = pairs.values.cpu().double()
+class WithDerivative(torch.autograd.Function):
+    """One value, with the derivative of another that is close to it."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, other: Tensor) -> Tensor:  # noqa: ARG004
+        """The value."""
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:  # noqa: ARG004
+        """Its derivative, all of which goes to the other."""
+        return None, gradients[0]
+
+
+def _columns(values: Tensor, spectrum: Spectrum) -> dict[str, Tensor]:
+    """The scores ``(B,)`` of k eigenvalues ``(B, k)`` and of a spectrum, in float64 on the host."""
+    values = values.cpu().double()
     total, largest = estimate_trace(spectrum), values[:, 0]
-    entropies = estimate_entropies(spectrum)
-    some = largest > 0
+    entropies, some = estimate_entropies(spectrum), largest > 0
     columns = {
         "spectral_radius": largest,
         "trace": total.value,
         "trace_error": total.std_error,
         "effective_rank": entropies["trace"].value.exp() * some,
-        "anisotropy": torch.where(some, largest / total.value, 0.0),
-        "log_volume": 0.5 * values.log().sum(-1),
+        "anisotropy": torch.where(some, largest / torch.where(some, total.value, 1.0), 0.0),
+        "log_volume": 0.5 * torch.where(values > 0, values, 1.0).log().sum(-1),
     }
+    columns["log_volume"] = columns["log_volume"].masked_fill((values <= 0).any(-1), -torch.inf)
     names = {"trace": "entropy", "none": "entropy_none", "max": "entropy_max"}
     for normalization, name in names.items():
         estimate = entropies[normalization]
         columns |= {name: estimate.value, f"{name}_error": estimate.std_error}
+    return columns
+
+
+def _scores(pairs: EigenPairs, spectrum: Spectrum, event_shape: torch.Size) -> Scores:
+    columns = _columns(pairs.values, spectrum)
     narrowed = [narrow(column, pairs.values.dtype, name) for name, column in columns.items()]
     there = torch.stack(narrowed).to(pairs.values.device)  # one copy
     return Scores(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from linear_operator import LinearOperator
@@ -57,16 +57,29 @@ ON_ANY_OPERATOR = ("lanczos", "lobpcg")
 ESCALATION = {"nystrom": "golub-kahan", "golub-kahan": "dual"}
 
 
-def solve(
-    metric: PullbackMetric, request: Request, streams: SampleStreams
-) -> tuple[EigenPairs, Spectrum]:
+class Solution(NamedTuple):
+    """Eigenpairs and everything else that a solver learns of a metric ``(B, N, N)``.
+
+    Attributes:
+        pairs, spectrum: what is known of the metric.
+        images: ``(B, M, k)`` float64, J times the eigenvectors, but for a factor for each sample.
+        small_side: see :class:`SolverResult`; of any length.
+    """
+
+    pairs: EigenPairs
+    spectrum: Spectrum
+    images: Tensor
+    small_side: Tensor | None
+
+
+def solve(metric: PullbackMetric, request: Request, streams: SampleStreams) -> Solution:
     """Eigenpairs and everything else that a solver learns, for a metric ``(B, N, N)``."""
     scaled = bring_near_one(metric)
-    pairs, images, spectrum = _solve(scaled, request, streams)
+    pairs, images, spectrum, small_side = _solve(scaled, request, streams)
     if spectrum is None:
         spectrum = _probe_remainder(scaled, pairs, images, streams)
         pairs = replace(pairs, n_products=pairs.n_products + PROBES)
-    return _unscale(pairs, scaled), _unscale(spectrum, scaled)
+    return Solution(_unscale(pairs, scaled), _unscale(spectrum, scaled), images, small_side)
 
 
 def find_pairs(operator: LinearOperator, request: Request, streams: SampleStreams) -> EigenPairs:
@@ -86,7 +99,7 @@ def find_triplets(
 ) -> SingularTriplets:
     """Leading singular triplets of any operator ``(B, M, N)``."""
     scaled = bring_near_one(PullbackMetric(jacobian))
-    pairs, images, _ = _solve(scaled, replace(request, triplets=True), streams)
+    pairs, images, *_ = _solve(scaled, replace(request, triplets=True), streams)
     J, shape = scaled.jacobian, jacobian.shape[-2:]
     # The best triplets in the span of the vectors, without a Gram matrix; U is complete.
     left, values, rotation = svd(images)
@@ -122,21 +135,24 @@ def _unscale(record: Scaled, operator: LinearOperator) -> Scaled:
 
 def _solve(
     operator: LinearOperator, request: Request, streams: SampleStreams
-) -> tuple[EigenPairs, Tensor, Spectrum | None]:
-    """Eigenpairs, J times their vectors, and the spectrum if the method tells more of it."""
+) -> tuple[EigenPairs, Tensor, Spectrum | None, Tensor | None]:
+    """Eigenpairs, J times their vectors, and the spectrum if the method tells more of it.
+
+    Left singular vectors on the small side come last, if it has met more than k.
+    """
     request = _settle(operator, request)
     result = SOLVERS[request.method](operator, request, streams)
     pairs, images = _certify(operator, result, request, streams)
     _teach(operator, result, request, pairs, images)
-    spectrum = result.spectrum
+    spectrum, small_side = result.spectrum, result.small_side
 
     undone = _find_undone(result, request, pairs).cpu()
     if not undone.any():
-        return pairs, images, spectrum
+        return pairs, images, spectrum, small_side
     done, rest = (~undone).nonzero()[:, 0], undone.nonzero()[:, 0]
     method = ESCALATION[request.method]
     request = replace(request, method=method, warm_start=None, start=None, max_steps=None)
-    others, other_images, other = _solve(operator[rest], request, streams.select(rest))
+    others, other_images, other, other_side = _solve(operator[rest], request, streams.select(rest))
     merged = merge_samples([(done, select_samples(pairs, done)), (rest, others)])
     there = rest.to(images.device)
     iterations = pairs.iterations.index_add(0, there, others.iterations)
@@ -145,7 +161,9 @@ def _solve(
     images = images.index_copy(0, there, other_images)
     if spectrum is not None and other is not None:
         spectrum = merge_samples([(done, select_samples(spectrum, done)), (rest, other)])
-    return pairs, images, spectrum
+    if small_side is not None and other_side is not None:
+        small_side = merge_samples([(done, select_samples(small_side, done)), (rest, other_side)])
+    return pairs, images, spectrum, small_side
 
 
 def _settle(operator: LinearOperator, request: Request) -> Request:

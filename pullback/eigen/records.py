@@ -184,11 +184,11 @@ class SolverResult:
     norm: Tensor | None = None
 
 
-Record = TypeVar("Record", EigenPairs, Spectrum, SolverResult)
+Record = TypeVar("Record", EigenPairs, Spectrum, SolverResult, Tensor)
 
 
 def select_samples(record: Record, samples: Tensor) -> Record:
-    """The record of some samples (indices)."""
+    """The record, or the tensor, of some samples (indices)."""
     return _map_tensors(lambda fields: fields[0][samples.to(fields[0].device)], [record])
 
 

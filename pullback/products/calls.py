@@ -17,22 +17,25 @@ Result = TypeVar("Result")
 
 
 def library_call(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Makes of a function one call of the library, which is not differentiable.
+    """Makes of a function one call of the library, not differentiable unless it is asked to be.
 
-    It computes in full precision, with the user's tensors as they are when it begins. An input that
-    requires grad, or an operator at one, gives one warning: it asks for what there is not.
+    It computes in full precision, with the user's tensors as they are when it begins. Without
+    ``differentiable=True``, an input that requires grad, or an operator at one, gives one warning:
+    it asks for what there is not.
     """
 
     @functools.wraps(function)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        if torch.is_grad_enabled() and any(map(_requires_grad, (*args, *kwargs.values()))):
+        enabled = torch.is_grad_enabled()
+        derive = enabled and kwargs.get("differentiable") is True
+        if enabled and not derive and any(map(_requires_grad, (*args, *kwargs.values()))):
             warnings.warn(
                 f"{function.__qualname__.removesuffix('.__call__')} is not differentiable, and no "
                 "gradient reaches the input that requires grad; detach it, or differentiate "
                 "products of the metric instead",
                 stacklevel=2,
             )
-        with steady_tensors(), full_precision(), torch.no_grad():
+        with steady_tensors(), full_precision(), torch.set_grad_enabled(derive):
             return function(*args, **kwargs)
 
     return call

@@ -135,9 +135,10 @@ def estimate_entropies(spectrum: Spectrum) -> dict[str, Estimate]:
     # R itself, and a standard error either way: one may be as large as R, and slopes say nothing
     # where an entropy is at its largest.
     R, dR = spectrum.remainder, spectrum.remainder_error
-    R = torch.stack([R, R + dR, (R - dR).clamp(min=0)])
+    R = torch.stack([R, (R + dR).detach(), (R - dR).detach().clamp(min=0)])
     values, largest = spectrum.values, spectrum.values[..., 0]
-    T = values.sum(-1) + R
+    T, zero = values.sum(-1) + R, largest <= 0
+    T, largest = (torch.where(zero, 1.0, tensor) for tensor in (T, largest))  # for derivatives
     A = torch.xlogy(values, values).sum(-1) + torch.xlogy(R, R) - R * H
     # What they are, and their derivatives by H.
     entropies = {
@@ -145,7 +146,6 @@ def estimate_entropies(spectrum: Spectrum) -> dict[str, Estimate]:
         "trace": (T.log() - A / T, R[0] / T[0]),
         "max": ((torch.xlogy(T, largest) - A) / largest, R[0] / largest),
     }
-    zero = largest <= 0
     return {
         name: Estimate(
             found[0].masked_fill(zero, 0.0),
@@ -199,7 +199,7 @@ def _estimate(
     request = Request(1, stopping_rule=stopping_rule)
 
     def find(metric: PullbackMetric, streams: SampleStreams) -> Estimate:
-        spectrum = solve(metric, request, streams)[1]
+        spectrum = solve(metric, request, streams).spectrum
         return read(spectrum).map(lambda tensor: tensor.to(metric.device))
 
     return map_over_batch(metric, find, generator).to(metric.dtype)

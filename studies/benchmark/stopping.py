@@ -63,5 +63,5 @@ def _count_steps(vae: VAE, x: Tensor, entropy: bool) -> Tensor:
     rule = is_entropy_accurate if entropy else None
     request = Request(K, "golub-kahan", stopping_rule=rule)
     with torch.inference_mode():
-        pairs, _ = solve(metric, request, SampleStreams(len(x), as_generator(None)))
+        pairs = solve(metric, request, SampleStreams(len(x), as_generator(None))).pairs
     return pairs.iterations
