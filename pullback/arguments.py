@@ -103,7 +103,8 @@ def require_finite(values: Tensor, problem: str, first: int = 0) -> None:
     """
     if values.detach().sum().isfinite():  # a look at every value takes longer
         return
-    bad = (~values.detach().flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+    rows = values.detach().reshape(len(values), -1)
+    bad = (~rows.isfinite().all(1)).nonzero().flatten().tolist()
     if bad:
         shown = ", ".join(str(first + i) for i in bad[:10]) + (", …" if len(bad) > 10 else "")
         raise NotFiniteError(f"{problem} in sample {shown}")

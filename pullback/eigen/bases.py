@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ..operators import PullbackMetric
 from .convergence import rounding
-from .dense import project_out
 from .small_side import apply_weight
 
 # Rows of N entries that lie together: products with several take less time than with one, but no
@@ -38,9 +37,10 @@ class RowChunks:
         """Add a block ``(B, b, n)``; it is returned, where it lies now."""
         batch, rows, n = block.shape
         if not self._chunks or self._chunks[-1][1] + rows > self._rows:
-            self._chunks.append((block.new_empty(batch, max(rows, self._rows), n), 0))
+            memory = block.new_empty(batch, max(rows, self._rows), n)
+            self._chunks = [*self._chunks, (memory, 0)]
         memory, used = self._chunks[-1]
-        self._chunks[-1] = memory, used + rows
+        self._chunks = [*self._chunks[:-1], (memory, used + rows)]  # copies keep their own list
         self.count += rows
         return memory[:, used : used + rows].copy_(block)
 
@@ -71,7 +71,12 @@ class Lengths:
     Args:
         longest: ``(B, 1)`` float64.
         rounding: the length of rounding error, relative to the longest.
+
+    Attributes:
+        are_checked: whether a length that is rounding error is given as 0.
     """
+
+    are_checked = True
 
     def __init__(self, longest: Tensor, rounding: float) -> None:
         self._longest, self._rounding = longest, rounding
@@ -85,9 +90,27 @@ class Lengths:
 
         A length that is not finite is not one, and its inverse is 0.
         """
+        norm = norm.double()
         self._longest = torch.maximum(self._longest, norm)
         valid = norm > self._rounding * self._longest
         return norm * valid, valid / norm.clamp(min=TINY)
+
+
+class TrustedLengths(Lengths):
+    """Lengths that are taken as they are, until somebody looks at them."""
+
+    are_checked = False
+
+    def __init__(self) -> None:
+        pass
+
+    def select(self, samples: Tensor) -> "TrustedLengths":  # noqa: ARG002
+        """The same: nothing is known of any sample."""
+        return self
+
+    def invert(self, norm: Tensor) -> tuple[Tensor, Tensor]:
+        """A length and its inverse, which is finite where it is 0."""
+        return norm, norm.clamp(min=torch.finfo(norm.dtype).tiny).reciprocal()
 
 
 def orthonormalise_rows(block: Tensor, others: RowChunks, lengths: Lengths) -> Tensor:
@@ -98,7 +121,7 @@ def orthonormalise_rows(block: Tensor, others: RowChunks, lengths: Lengths) -> T
     orthogonal to them again there.
     """
     if block.shape[1] == 1:
-        length, inverse = lengths.invert(block.norm(dim=-1).double())
+        length, inverse = lengths.invert(block.norm(dim=-1))
         block *= inverse.to(block.dtype).unsqueeze(-1)
         return length.unsqueeze(-1)
     sizes = block.norm(dim=-1).double()
@@ -190,12 +213,19 @@ class WeightedBasis:
         # Not a number stays what it is.
         return weighted, torch.where(squares <= noise, 0.0, squares).sqrt()
 
-    def orthogonalise(self, p: Tensor, rounds: int = 2) -> tuple[Tensor, Tensor]:
-        """What columns ``(B, m, C)`` have outside of the basis; coefficients ``(B, j, C)`` in it.
+    def take_out_of(self, p: Tensor, rounds: int = 2) -> Tensor:
+        """Make columns ``(B, m, C)`` orthogonal to the basis, in place; what of it was in them.
 
-        Two rounds are enough, and one where what is left is about as long as the columns.
+        That is coefficients ``(B, j, C)``. Two rounds are enough, and one where what is left is
+        about as long as the columns.
         """
-        return project_out(p, self.vectors.mT, self.weighted.mT, rounds)
+        total = None
+        for _ in range(rounds):
+            coefficients = torch.bmm(self.weighted, p)
+            p.baddbmm_(self.vectors.mT, coefficients, alpha=-1)
+            total = coefficients if total is None else total + coefficients
+        assert total is not None
+        return total
 
     def append(self, p: Tensor, weighted: Tensor, factor: Tensor) -> None:
         """Add p ``(B, m)``, and M times it, times a factor ``(B, 1)``."""

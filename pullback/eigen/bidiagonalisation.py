@@ -28,7 +28,8 @@ class Bidiagonalisation:
     H is lower bidiagonal (by blocks) until a restart puts Ritz values on its diagonal. If J has
     more rows than columns, Jᵀ stands for J, so that U is always on the smaller side.
 
-    A step waits for the device once. What is small is diagonalised on the host.
+    A step waits for the device once, unless lengths are trusted. What is small is diagonalised on
+    the host.
 
     Args:
         metric: ``(B, N, N)``.
@@ -101,7 +102,7 @@ class Bidiagonalisation:
         self._expand_left(newest)
         # F Cᵀ ← JᵀM U − V Hᵀ, of which only the last block is not 0
         self._expand_right(held)
-        self.steps += self.active
+        self.steps = self.steps + self.active
         self._on_host = None
 
     def _expand_left(self, newest: Tensor) -> None:
@@ -111,12 +112,11 @@ class Bidiagonalisation:
             # p = J f − U c, and what rounding has left in it of U
             known = self._matrix[:, : self.left.size, first + column].unsqueeze(-1)
             image = images[..., column].unsqueeze(-1)
-            p = torch.baddbmm(image, self.left.vectors.mT, known, alpha=-1)
+            p = image.baddbmm_(self.left.vectors.mT, known, alpha=-1)
             # What earlier columns of this block have added to U is not in `known` yet; and a
             # vector may be long beside its length in the inner product of a singular weight.
             little = column == 0 and self.left.weight is None
-            p, correction = self.left.orthogonalise(p, rounds=1 if little else 2)
-            known += correction
+            known += self.left.take_out_of(p, rounds=1 if little else 2)
             # p ← p/‖p‖_M, or a random vector where the Krylov space is invariant
             p = p.squeeze(-1)
             weighted, norm = self.left.weigh(p)
@@ -132,6 +132,8 @@ class Bidiagonalisation:
 
     def _is_in_trouble(self, length: Tensor) -> bool:
         """Whether an active sample's vector vanishes, or is not finite: what a step waits for."""
+        if not self.lengths.are_checked:
+            return False
         fine = length.squeeze(-1) > 0
         return not bool((fine if self.all_active else fine | ~self.mask).all())
 
@@ -198,14 +200,14 @@ class Bidiagonalisation:
         self.coupling.copy_(coupling)
         self.remainder.start_anew(self.left)
         if renewed.any():
-            self._renew(renewed.to(self.mask.device))
+            self._renew(renewed.to(self.mask.device), Lengths(sigma[:, :1], self.rounding))
         self._on_host = None
 
-    def _renew(self, where: Tensor) -> None:
+    def _renew(self, where: Tensor, lengths: Lengths) -> None:
         self._append_random(where)
         w = self.J._t_matmul(self.left.weighted[:, -1:].to(self.dtype).mT).squeeze(-1)
         self.n_products += 1
-        length, inverse = self.lengths.invert(w.norm(dim=-1, keepdim=True).double())
+        length, inverse = lengths.invert(w.norm(dim=-1, keepdim=True))
         others = ~where[:, None, None]
         self.next_block = self.next_block * others
         self.next_block[:, 0] += w * inverse.to(self.dtype)
@@ -272,8 +274,9 @@ class Bidiagonalisation:
         return self._on_host
 
     def _image(self, columns: Tensor) -> Tensor:
+        """J times columns, in float64; its memory is the caller's own."""
         self.n_products += columns.shape[-1]
-        return self.J._matmul(columns).double()
+        return self.J._matmul(columns).to(torch.float64, copy=True)
 
     def _claim_memory(self) -> None:
         rows, columns = self.left.size + self.width + 1, self.blocks.count + 2 * self.width
@@ -294,7 +297,8 @@ class Bidiagonalisation:
         drawn = self.streams.normal(self.J.shape[-1], 1, like=self.next_block, where=where)
         image = self._image(drawn)
         require_finite(image, DERIVATIVE)
-        p = self.left.orthogonalise(image)[0].squeeze(-1)
+        p = image.squeeze(-1).clone()
+        self.left.take_out_of(p.unsqueeze(-1))
         weighted, norm = self.left.weigh(p)
         whole = self.left.weigh(image.squeeze(-1))[1]
         valid = norm > self.rounding * whole

@@ -80,35 +80,18 @@ def square_root(matrix: Tensor) -> Tensor:
     return vectors * values.clamp(min=0).sqrt().unsqueeze(-2) @ vectors.mT
 
 
-def project_out(
-    block: Tensor, basis: Tensor, weighted: Tensor | None = None, rounds: int = 2
-) -> tuple[Tensor, Tensor]:
-    """Take a basis ``(*, n, m)`` out of columns ``(*, n, C)``, by classical Gram–Schmidt.
+def project_out(block: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """Take an orthonormal basis ``(*, n, m)`` out of columns ``(*, n, C)``.
 
-    Args:
-        block: columns.
-        basis: orthonormal columns V.
-        weighted: MV, if V is orthonormal in the inner product of M.
-        rounds: two are enough (Parlett 1980, §6.9); one is if little is taken out.
+    By classical Gram–Schmidt, of which two rounds are enough (Parlett 1980, §6.9).
 
     Returns:
         what is left of the columns, and their coefficients ``(*, m, C)`` in the basis.
     """
-    inner = (basis if weighted is None else weighted).mT
-    # The innermost loop of Golub–Kahan comes here: bmm and baddbmm take less time.
-    multiply = torch.bmm if block.ndim == 3 else torch.matmul
-    coefficients = multiply(inner, block)
-    block = _subtract(block, basis, coefficients)
-    for _ in range(1, rounds):
-        more = multiply(inner, block)
-        block, coefficients = _subtract(block, basis, more), coefficients + more
-    return block, coefficients
-
-
-def _subtract(block: Tensor, basis: Tensor, coefficients: Tensor) -> Tensor:
-    if block.ndim == 3:
-        return torch.baddbmm(block, basis, coefficients, alpha=-1)
-    return block - basis @ coefficients
+    coefficients = basis.mT @ block
+    block = block - basis @ coefficients
+    more = basis.mT @ block
+    return block - basis @ more, coefficients + more
 
 
 def orthonormalise(block: Tensor, basis: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from ..operators import PullbackMetric
 from ..products import small_batch
 from ..sampling import SampleStreams
 from .bidiagonalisation import Bidiagonalisation
+from .hindsight import Hindsight
 from .records import SolverResult, Spectrum, merge_samples, select_samples
 from .request import Request
 
@@ -43,18 +44,22 @@ def golub_kahan(metric: PullbackMetric, request: Request, streams: SampleStreams
     # A vanishing vector of V is a column of zeros: there can be more columns than dimensions.
     most = request.max_steps or (2 if capacity == limit else 10) * limit
     process = Bidiagonalisation(metric, streams, width)
+    # To look at a length costs nothing on a CPU; wider blocks look at other things as well.
+    hindsight = Hindsight(trusting=width == 1 and metric.device.type != "cpu")
     found = torch.full((metric.shape[0], 1), torch.inf, dtype=torch.float64, device="cpu")
     samples, parts = torch.arange(metric.shape[0], device="cpu"), []
     next_check = min(-(-(k + 1) // width), most)
     for step in range(most + 1):
         size = process.blocks.count
         full = size + width > capacity and capacity < limit
-        spectrum = None
+        checking, spectrum = full or size >= limit or step in (next_check, most), None
+        if checking:
+            process = hindsight.look_back(process)
 
         # Stop the samples that know enough, and restart the others where V is full.
         if size >= limit:
             process.freeze((process.on_host()[1] == 0).flatten(1).all(1))
-        elif full or step in (next_check, most):
+        elif checking:
             lead, accurate = _leading(process, request)
             if accurate.any():
                 spectrum = process.spectrum(request.triplets)
@@ -78,6 +83,7 @@ def golub_kahan(metric: PullbackMetric, request: Request, streams: SampleStreams
             process, samples, found = process.select(rest), samples[rest], found[rest]
 
         # J V = U H and JᵀM U = V Hᵀ + F Cᵀ, with V ← [V F] and U ← [U P].
+        hindsight.trust(process)
         process.expand()
     return merge_samples([*parts, (samples, _result(process, k, spectrum))])
 

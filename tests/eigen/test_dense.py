@@ -37,16 +37,12 @@ def test_orthonormal_bases_drop_what_is_dependent():
 
 
 @pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
-def test_gram_schmidt_in_the_inner_product_of_a_weight(batch):
-    root = torch.randn(*batch, 30, 30, dtype=torch.float64)
-    weight = root @ root.mT
-    basis = torch.linalg.qr(root.mT @ torch.randn(*batch, 30, 5, dtype=torch.float64))[0]
-    basis = torch.linalg.solve(root.mT, basis)
+def test_gram_schmidt(batch):
+    basis = torch.linalg.qr(torch.randn(*batch, 30, 5, dtype=torch.float64))[0]
     block = torch.randn(*batch, 30, 3, dtype=torch.float64)
-    rest, inside = project_out(block, basis, weight @ basis)
+    rest, inside = project_out(block, basis)
     torch.testing.assert_close(rest + basis @ inside, block)
-    scale = torch.linalg.matrix_norm(weight @ basis).max() * block.abs().max()
-    assert (basis.mT @ weight @ rest).abs().max() < 1e-12 * scale
+    assert (basis.mT @ rest).abs().max() < 1e-14
     nothing, _ = project_out(block, basis[..., :0])
     assert torch.equal(nothing, block)
 
