@@ -61,6 +61,7 @@ PUBLIC = {
         "Estimate",
         "Integrand",
         "QuadratureWarning",
+        "diagonal",
         "entropy",
         "hutch_plus_plus",
         "hutchinson",

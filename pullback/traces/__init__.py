@@ -1,5 +1,6 @@
 """Traces, entropies and other functions of spectra: estimators, quadrature rules, error bars."""
 
+from .diagonals import diagonal
 from .estimators import hutch_plus_plus, hutchinson, xtrace
 from .integrands import EXP, INVERSE, LOG, SQRT, XLOGX, Integrand
 from .quadrature import QuadratureWarning, quadratic_form
@@ -17,6 +18,7 @@ __all__ = [
     "Estimate",
     "Integrand",
     "QuadratureWarning",
+    "diagonal",
     "entropy",
     "hutch_plus_plus",
     "hutchinson",

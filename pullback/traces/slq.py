@@ -134,7 +134,7 @@ def sample_spectrum(
         values = torch.zeros(*operator.batch_shape, 0, dtype=torch.float64, device=operator.device)
         residuals, deflated = values, values.bool()
     else:
-        _check_pairs(operator, deflate)
+        check_pairs(operator, deflate)
         deflated = deflate.converged
         values, residuals = deflate.values.double(), deflate.residual_norms.double()
         complement = Complement(operator, deflate.vectors * deflated.unsqueeze(-2))
@@ -153,7 +153,13 @@ def sample_spectrum(
     return SpectralSample(T, values, residuals, deflated, operator.shape[-1])
 
 
-def _check_pairs(operator: LinearOperator, pairs: EigenPairs) -> None:
+def check_pairs(operator: LinearOperator, pairs: EigenPairs) -> None:
+    """Refuse what are no eigenpairs of this operator ``(*batch, N, N)``, one sentence each.
+
+    Raises:
+        TypeError: they are no EigenPairs.
+        ValueError: shapes or dtypes do not match, or residuals are larger than they say.
+    """
     if not isinstance(pairs, EigenPairs):
         raise TypeError(f"deflate must be EigenPairs, got {type(pairs).__name__}")
     if pairs.vectors.shape[:-1] != operator.shape[:-1] or pairs.vectors.dtype != operator.dtype:
