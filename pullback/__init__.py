@@ -15,7 +15,7 @@ from .eigen import (
 )
 from .jobs import score_images
 from .maps import Map, as_map
-from .metrics import expected_metric, fisher_metric, jacobian, sampled_metric
+from .metrics import expected_metric, fisher_metric, jacobian, mean_metric, sampled_metric
 from .operators import JacobianOperator, PullbackMetric
 from .scores import Scores, score
 from .traces import Estimate, entropy, trace
@@ -44,6 +44,7 @@ __all__ = [
     "fisher_metric",
     "jacobian",
     "jobs",
+    "mean_metric",
     "sampled_metric",
     "score",
     "score_images",

@@ -1,6 +1,7 @@
 """The Jacobian and the pullback metrics of an encoder at given inputs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from linear_operator.operators import IdentityLinearOperator, KroneckerProductLi
 from torch import Tensor
 
 from .arguments import require_tensor
+from .averages import Batches, MeanMetric
 from .fisher import fisher_information
 from .maps import Map, arrange_given, as_map, leave_inference_mode
 from .operators import PREFIX, JacobianOperator, PullbackMetric
@@ -143,6 +145,53 @@ def fisher_metric(
             "its standard deviation with pb.as_map(fn, returns=…), or take pb.expected_metric"
         )
     return PullbackMetric(J, fisher_information(mean, std, batch), checked=True)
+
+
+def mean_metric(
+    encoder: Encoder,
+    batches: Iterable[Any],
+    decoder: Encoder | None = None,
+    *,
+    given: Sequence[int] = (),
+) -> MeanMetric:
+    """The average of :func:`expected_metric` over a data set, ``(N, N)``, which is never formed.
+
+    Its leading eigenvectors are the directions that move codes the most on the average image. Every
+    product reads the whole data set, so take several columns at once. ``pb.eigsh`` and ``pb.trace``
+    take it as any other operator; ``method="lanczos"``, the default, needs the fewest passes.
+
+    Args:
+        encoder: a map (see :func:`pullback.as_map`), or a callable returning a tensor or
+            distribution.
+        batches: a list of batches or a ``DataLoader``, which can be read again. A batch is x
+            ``(B, *event)``, or a tuple or list of which x is the first item; B may differ, and each
+            sample counts alike. They may be shuffled, but must hold the same samples each time.
+            They are moved to the device of the encoder's tensors.
+        decoder: as for :func:`expected_metric`.
+        given: places in a batch of further arguments of the maps, such as ``(1,)`` for labels.
+
+    Returns:
+        An operator of shape ``(N, N)`` in the dtype of the data. Its products take part in autograd
+        with respect to the maps' parameters, at the cost of a graph of the whole data set.
+
+    Raises:
+        TypeError: ``batches`` can be read only once, or an item is no batch.
+        ValueError: they are empty, or hold other samples when they are read again; and see
+            :meth:`pullback.Map.check`.
+    """
+    encoder = as_map(encoder)
+    decoder = None if decoder is None else as_map(decoder)
+    maps = {"encoder": encoder} if decoder is None else {"encoder": encoder, "decoder": decoder}
+    own = {f"{role}.{name}": t for role, fn in maps.items() for name, t in fn.tensors().items()}
+    read = Batches(batches, given, next((tensor.device for tensor in own.values()), None))
+    x, further = read.first()
+    first = expected_metric(encoder, x, decoder, given=further)
+    return MeanMetric(
+        torch.empty(first.shape[-1], 0, dtype=first.dtype, device=first.device),
+        batches=read,
+        metric_of=partial(expected_metric, encoder, decoder=decoder),
+        **own,
+    )
 
 
 def _jacobian(

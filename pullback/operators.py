@@ -36,7 +36,7 @@ PREFIX = "parameter."
 
 
 class OperatorOfProducts(LinearOperator):
-    """What both operators share: autograd to any order, and the indices of a tensor."""
+    """What our operators share: autograd to any order, and the indices of a tensor."""
 
     @property
     def device(self) -> torch.device:
@@ -61,6 +61,12 @@ class OperatorOfProducts(LinearOperator):
         # linear_operator overlooks devices given as strings.
         like = torch.empty(0, dtype=self.dtype, device=self.device).to(*args, **kwargs)
         return super().to(device=like.device, dtype=like.dtype)
+
+    def _set_requires_grad(self, val: bool) -> None:
+        # Operators that contain this one set what it has already; all of the map's own tensors,
+        # buffers as well, would be marked.
+        if val != self.requires_grad:
+            super()._set_requires_grad(val)
 
     @full_precision()
     def _bilinear_derivative(self, left_vecs: Tensor, right_vecs: Tensor) -> tuple:
@@ -170,12 +176,6 @@ class JacobianOperator(OperatorOfProducts):
     def _expand_batch(self, batch_shape: torch.Size) -> "JacobianOperator":
         args = [arg.expand(*batch_shape, arg.shape[-1]) for arg in self._args]
         return self.__class__(*args, **self._kwargs)
-
-    def _set_requires_grad(self, val: bool) -> None:
-        # Operators that contain this one set what it has already; all of the map's own tensors,
-        # buffers as well, would be marked.
-        if val != self.requires_grad:
-            super()._set_requires_grad(val)
 
     def _matmul(self, rhs: Tensor) -> Tensor:
         return self._product(rhs, self.transposed)

@@ -18,6 +18,7 @@ ORDER = (
     "indexing",
     "weights",
     "operators",
+    "averages",
     "fisher",
     "metrics",
     "eigen",

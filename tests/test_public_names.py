@@ -32,6 +32,7 @@ PUBLIC = {
         "fisher_metric",
         "jacobian",
         "jobs",
+        "mean_metric",
         "sampled_metric",
         "score",
         "score_images",

@@ -1,8 +1,16 @@
 """J v and Jᵀu of a function at a point; the primal work is done once."""
 
 from .blocks import identity, identity_blocks, with_batch_as_columns
-from .cache import Linearization, RecentLinearizations, address, find_once, steady_tensors
+from .cache import (
+    Linearization,
+    RecentLinearizations,
+    address,
+    find_once,
+    fresh_call,
+    steady_tensors,
+)
 from .calls import library_call
+from .checksums import checksums
 from .devices import MAX_BLOCK, max_block, small_batch
 from .double_backward import AutogradLinearization
 from .linearize import linearize
@@ -15,7 +23,9 @@ __all__ = [
     "Linearization",
     "RecentLinearizations",
     "address",
+    "checksums",
     "find_once",
+    "fresh_call",
     "full_precision",
     "identity",
     "identity_blocks",

@@ -43,6 +43,16 @@ def steady_tensors() -> Iterator[None]:
         _CALL.reset(token)
 
 
+@contextmanager
+def fresh_call() -> Iterator[None]:
+    """A call within a call: what it compares is compared anew, and forgotten when it ends."""
+    token = _CALL.set(_Call())
+    try:
+        yield
+    finally:
+        _CALL.reset(token)
+
+
 def find_once(key: Hashable, find: Callable[[], Value]) -> Value:
     """What ``find()`` returns, which is asked once in a call of the library."""
     call = _CALL.get()
