@@ -104,7 +104,7 @@ def _from_outputs(
     # The variance of a product is (aa·bb + ab²)/count. If a = b, the mean is distributed like χ²,
     # too small by chance more often than too large.
     spread = ((aa * bb + ab.square()) / 2).sqrt()
-    least = 2 * float(gammaincinv(count / 2, ndtr(-2.0))) / count
+    least = 2 * float(gammaincinv(count / 2, 2 * ndtr(-2.0))) / count
     return Estimate(resolved + ab, (1 / least - 1) / 2 * spread)
 
 
