@@ -68,7 +68,8 @@ class SampleStreams:
 
         Samples outside ``where`` (``(batch,)`` bool) get zeros, and their streams stay put.
         """
-        places, count = self._places.to(like.device), math.prod(shape)
+        up = self._places.device.type == "cpu"  # the other way, numbers would be read too early
+        places, count = self._places.to(like.device, non_blocking=up), math.prod(shape)
         words = -(-count // _QUARTERS)
         together = _AT_ONCE_ON_CPU if like.device.type == "cpu" else _AT_ONCE
         table = _normal_quantiles(like.device).to(like.dtype)

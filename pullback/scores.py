@@ -191,14 +191,17 @@ def _columns(values: Tensor, spectrum: Spectrum) -> dict[str, Tensor]:
 
 
 def _scores(pairs: EigenPairs, spectrum: Spectrum, event_shape: torch.Size) -> Scores:
-    columns = _columns(pairs.values, spectrum)
+    # On the host, where all but the vectors is.
+    device, columns = pairs.vectors.device, _columns(pairs.values, spectrum)
     narrowed = [narrow(column, pairs.values.dtype, name) for name, column in columns.items()]
-    there = torch.stack(narrowed).to(pairs.values.device)  # one copy
+    known = pairs.values, pairs.residual_norms, pairs.converged, torch.stack(narrowed)
+    copies = [tensor.to(device, non_blocking=True) for tensor in known]
+    eigenvalues, residual_norms, converged, narrow_columns = map(leave_inference_mode, copies)
     return Scores(
-        eigenvalues=leave_inference_mode(pairs.values),
+        eigenvalues=eigenvalues,
         directions=leave_inference_mode(pairs.vectors.mT.unflatten(-1, event_shape)),
-        residual_norms=leave_inference_mode(pairs.residual_norms),
-        converged=leave_inference_mode(pairs.converged),
+        residual_norms=residual_norms,
+        converged=converged,
         n_products=pairs.n_products,
-        **dict(zip(columns, there, strict=True)),
+        **dict(zip(columns, narrow_columns, strict=True)),
     )

@@ -60,7 +60,7 @@ class Bidiagonalisation:
         like = torch.empty(0, dtype=torch.float64, device=metric.device)
         self.lengths = Lengths(like.new_zeros(batch, 1), self.rounding)
         self.active, self.all_active = torch.ones(batch, dtype=torch.bool, device="cpu"), True
-        self.mask = self.active.to(metric.device)
+        self.mask = torch.ones_like(self.active, device=metric.device)
         self.steps = torch.zeros(batch, dtype=torch.long, device="cpu")
         self.n_products, self.is_exact = 0, True
 
@@ -164,11 +164,11 @@ class Bidiagonalisation:
         """Stop the samples that are finished: further vectors are zero, F and C stay."""
         self.active = self.active & ~finished
         self.all_active = bool(self.active.all())
-        self.mask = self.active.to(self.mask.device)
+        self.mask = self._upload(self.active)
 
     def select(self, samples: Tensor, to_go_on: bool = True) -> "Bidiagonalisation":
         """The factorisations of some samples (indices on the host), to go on with or to read."""
-        chosen, there = copy.copy(self), samples.to(self.mask.device)
+        chosen, there = copy.copy(self), self._upload(samples)
         chosen.active, chosen.steps = self.active[samples], self.steps[samples]
         chosen.all_active = bool(chosen.active.all())
         for name in ("mask", "next_block", "_matrix"):
@@ -188,7 +188,7 @@ class Bidiagonalisation:
         Samples that are ``renewed`` (``(B,)`` bool, on the host) also forget where they were
         heading, and go on from a random vector, to see what the Krylov space was blind to.
         """
-        X, sigma, Y = (part[..., :count].to(self.mask.device) for part in self.svd())
+        X, sigma, Y = (self._upload(part[..., :count]) for part in self.svd())
         coupling = X.mT @ self.coupling
         blocks = RowChunks(self.width)
         for part in Y.split(CHUNK, dim=-1):
@@ -200,7 +200,7 @@ class Bidiagonalisation:
         self.coupling.copy_(coupling)
         self.remainder.start_anew(self.left)
         if renewed.any():
-            self._renew(renewed.to(self.mask.device), Lengths(sigma[:, :1], self.rounding))
+            self._renew(self._upload(renewed), Lengths(sigma[:, :1], self.rounding))
         self._on_host = None
 
     def _renew(self, where: Tensor, lengths: Lengths) -> None:
@@ -233,12 +233,12 @@ class Bidiagonalisation:
         The former are V y, with J V y = U x σ, or U x if J is tall; the latter U x σ.
         """
         X, sigma, Y = self.svd()
-        scaled = (X * sigma.unsqueeze(-2)).to(self.mask.device)
+        scaled = self._upload(X * sigma.unsqueeze(-2))
         small_side = self.left.vectors.mT @ scaled
         if not self.wide:
-            left = self.left.vectors.mT @ first_columns(X, k).to(self.mask.device)
+            left = self.left.vectors.mT @ self._upload(first_columns(X, k))
             return Candidates(left.to(self.dtype)), small_side
-        right = self.blocks.combine(first_columns(Y, k).to(self.mask.device)).mT
+        right = self.blocks.combine(self._upload(first_columns(Y, k))).mT
         if not self.is_exact:
             return Candidates(right), small_side
         images, coupling = first_columns(small_side, k), self.coupling.mT @ first_columns(scaled, k)
@@ -272,6 +272,10 @@ class Bidiagonalisation:
             H, C, products = (piece.unflatten(1, part.shape[1:]) for piece, part in pieces)
             self._on_host = H, C, products
         return self._on_host
+
+    def _upload(self, tensor: Tensor) -> Tensor:
+        """A copy on the device, which the host does not wait for."""
+        return tensor.to(self.mask.device, non_blocking=True)
 
     def _image(self, columns: Tensor) -> Tensor:
         """J times columns, in float64; its memory is the caller's own."""

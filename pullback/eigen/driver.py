@@ -61,7 +61,7 @@ class Solution(NamedTuple):
     """Eigenpairs and everything else that a solver learns of a metric ``(B, N, N)``.
 
     Attributes:
-        pairs, spectrum: what is known of the metric.
+        pairs, spectrum: what is known of the metric; all but the vectors is on the host.
         images: ``(B, M, k)`` float64, J times the eigenvectors, but for a factor for each sample.
         small_side: see :class:`SolverResult`; of any length.
     """
@@ -91,7 +91,10 @@ def find_pairs(operator: LinearOperator, request: Request, streams: SampleStream
         )
         operator = PullbackMetric(identity, operator)
     scaled = bring_near_one(operator)
-    return _unscale(_solve(scaled, request, streams)[0], scaled)
+    pairs = _unscale(_solve(scaled, request, streams)[0], scaled)
+    names = "values", "residual_norms", "converged", "iterations"
+    there: dict[str, Any] = {n: getattr(pairs, n).to(pairs.vectors.device) for n in names}
+    return replace(pairs, **there)
 
 
 def find_triplets(
@@ -120,7 +123,7 @@ def find_triplets(
         residual_norms=take_back(residuals, exponent).to(J.dtype),
         converged=residuals <= accepted,
         n_products=pairs.n_products + request.k,
-        iterations=pairs.iterations,
+        iterations=pairs.iterations.to(right.device),
     )
 
 
@@ -146,7 +149,7 @@ def _solve(
     _teach(operator, result, request, pairs, images)
     spectrum, small_side = result.spectrum, result.small_side
 
-    undone = _find_undone(result, request, pairs).cpu()
+    undone = _find_undone(result, request, pairs)
     if not undone.any():
         return pairs, images, spectrum, small_side
     done, rest = (~undone).nonzero()[:, 0], undone.nonzero()[:, 0]
@@ -154,11 +157,10 @@ def _solve(
     request = replace(request, method=method, warm_start=None, start=None, max_steps=None)
     others, other_images, other, other_side = _solve(operator[rest], request, streams.select(rest))
     merged = merge_samples([(done, select_samples(pairs, done)), (rest, others)])
-    there = rest.to(images.device)
-    iterations = pairs.iterations.index_add(0, there, others.iterations)
+    iterations = pairs.iterations.index_add(0, rest, others.iterations)
     n_products = pairs.n_products + others.n_products
     pairs = replace(merged, iterations=iterations, n_products=n_products)
-    images = images.index_copy(0, there, other_images)
+    images = images.index_copy(0, rest.to(images.device), other_images)
     if spectrum is not None and other is not None:
         spectrum = merge_samples([(done, select_samples(spectrum, done)), (rest, other)])
     if small_side is not None and other_side is not None:
@@ -183,7 +185,10 @@ def _settle(operator: LinearOperator, request: Request) -> Request:
 def _certify(
     operator: LinearOperator, result: SolverResult, request: Request, streams: SampleStreams
 ) -> tuple[EigenPairs, Tensor]:
-    """The best eigenpairs in the span of a result's candidates, and J times their vectors."""
+    """The best eigenpairs in the span of a result's candidates, and J times their vectors.
+
+    Vectors and images are on the operator's device, the rest on the host, where it is judged.
+    """
     candidates, n_products = result.candidates, result.n_products
     noise = None
     if isinstance(operator, PullbackMetric) and request.which == "largest":
@@ -203,14 +208,14 @@ def _certify(
         ritz = rayleigh_ritz(operator, candidates, streams, noise)
         converged = _judge(ritz, largest, request.tol)
     if result.finished is not None and request.method not in ESCALATION:
-        converged &= result.finished.unsqueeze(-1)
+        converged &= result.finished.cpu().unsqueeze(-1)
     pairs = EigenPairs(
         values=ritz.values,
         vectors=ritz.vectors,
         residual_norms=ritz.residual_norms,
         converged=converged,
         n_products=n_products + ritz.n_products,
-        iterations=result.iterations,
+        iterations=result.iterations.cpu(),
     )
     return pairs, ritz.images
 
@@ -225,7 +230,7 @@ def _find_undone(result: SolverResult, request: Request, pairs: EigenPairs) -> T
     """The samples that another method must go on with, ``(B,)`` bool."""
     if result.finished is None or request.method not in ESCALATION:
         return torch.zeros_like(pairs.iterations, dtype=torch.bool)
-    return ~(result.finished & pairs.converged.all(-1))
+    return ~(result.finished.cpu() & pairs.converged.all(-1))
 
 
 def _teach(
@@ -242,7 +247,8 @@ def _teach(
     if leading is None:
         rows, columns = operator.jacobian.shape[-2:]
         wide = rows <= columns
-        leading = images if wide else pairs.vectors * pairs.values.sqrt().unsqueeze(-2)
+        lengths = pairs.values.sqrt().unsqueeze(-2).to(images.device)
+        leading = images if wide else pairs.vectors * lengths
     request.warm_start.learn(leading)
 
 

@@ -94,8 +94,8 @@ def _result(process: Bidiagonalisation, k: int, spectrum: Spectrum | None) -> So
         candidates=candidates,
         small_side=small_side,
         spectrum=process.spectrum() if spectrum is None else spectrum,
-        iterations=process.steps.to(small_side.device),
-        finished=(~process.active).to(small_side.device),
+        iterations=process.steps,
+        finished=~process.active,
         n_products=process.n_products,
     )
 

@@ -71,7 +71,7 @@ def nystrom(metric: PullbackMetric, request: Request, streams: SampleStreams) ->
         small_side=small_side,
         spectrum=spectrum,
         iterations=torch.ones(batch, dtype=torch.long, device=metric.device),
-        finished=finished.to(metric.device),
+        finished=finished,
         n_products=2 * Y.count + PROBES,
     )
 

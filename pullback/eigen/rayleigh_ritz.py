@@ -4,7 +4,8 @@ Residuals come from explicit products, one for each pair. A Krylov method knows 
 already, but for rounding errors: one product, with all pairs added up, shows whether that is so
 (Freivalds, "Probabilistic machines can use less running time", 1977).
 
-An operator A that is no pullback metric is taken for JᵀMJ with J = I and M = A.
+An operator A that is no pullback metric is taken for JᵀMJ with J = I and M = A. What is as small as
+k×k is computed on the host, which waits for a GPU twice: for the products, and for their residuals.
 """
 
 from typing import NamedTuple
@@ -28,9 +29,9 @@ class RitzPairs(NamedTuple):
     """Eigenpairs within a subspace.
 
     Attributes:
-        values: ``(B, k)``, descending, 0 where rounding hides them.
+        values: ``(B, k)``, descending, 0 where rounding hides them; on the host.
         vectors: ``(B, N, k)``, orthonormal.
-        residual_norms: ``(B, k)``.
+        residual_norms: ``(B, k)``, on the host.
         images: ``(B, M, k)`` float64, J times the vectors.
         n_products: products with J or Jᵀ, or with A.
     """
@@ -63,28 +64,30 @@ def rayleigh_ritz(
     Raises:
         ValueError: a product is not finite.
     """
-    candidates, images, mixing, n_products = _orthonormal(operator, candidates)
+    candidates, images, weighted, projected, mixing, n_products = _project(operator, candidates)
     V = candidates.vectors
-    weighted = _weighted(operator, images)
-    values, rotation = descending_eigh(mixing.mT @ images.mT @ weighted @ mixing)
+    on_host, rotation = descending_eigh(mixing.mT @ projected @ mixing)
+    if noise is not None:
+        on_host = torch.where(on_host > noise * on_host[..., :1], on_host, 0.0)
+    both = torch.cat([mixing @ rotation, on_host.unsqueeze(-2)], dim=-2)
+    both = both.to(V.device, non_blocking=True)
+    mixing, values = both[..., :-1, :], both[..., -1, :]
     # By rows, as products come.
-    mixing = mixing @ rotation
     vectors = (mixing.mT.to(V.dtype) @ V.mT).mT
     sign = signs(vectors)
     vectors *= sign
     mixing = mixing * sign.double()
-    if noise is not None:
-        values = torch.where(values > noise * values[..., :1], values, torch.zeros_like(values))
     norms, taken = _known_residual_norms(operator, candidates, weighted, mixing, values, streams)
     n_products += taken
     unknown = norms.isnan()
     if unknown.any():
         residuals = _pulled(operator, weighted @ mixing)
+        require_finite(residuals, _problem(operator))
         residuals.addcmul_(vectors, values.unsqueeze(-2).to(V.dtype), value=-1)
-        norms = torch.where(unknown, residuals.norm(dim=-2), norms)
+        norms = torch.where(unknown, residuals.norm(dim=-2).cpu(), norms)
         n_products += V.shape[-1] if isinstance(operator, PullbackMetric) else 0
     return RitzPairs(
-        values=values.to(V.dtype),
+        values=on_host.to(V.dtype),
         vectors=vectors,
         residual_norms=norms.to(V.dtype),
         images=images @ mixing,
@@ -92,22 +95,32 @@ def rayleigh_ritz(
     )
 
 
-def _orthonormal(
+def _project(
     operator: LinearOperator, candidates: Candidates
-) -> tuple[Candidates, Tensor, Tensor, int]:
-    """Candidates V, their images JV, a mixing T such that VT is orthonormal, and products taken."""
+) -> tuple[Candidates, Tensor, Tensor, Tensor, Tensor, int]:
+    """Candidates V, JV, MJV, VᵀJᵀMJV, a mixing T such that VT is orthonormal; and products taken.
+
+    The projected operator and T, ``(B, k, k)`` float64, are on the host.
+    """
     V, images, k = candidates.vectors, candidates.images, candidates.vectors.shape[-1]
-    gram = (V.mT @ V).double()
-    eye = torch.eye(k, dtype=gram.dtype, device=gram.device)
-    if images is not None and bool(((gram - eye).abs() < NEARLY).all()):
-        upper = torch.linalg.cholesky(gram).mT
-        mixing = torch.linalg.solve_triangular(upper, eye.expand_as(upper), upper=True)
-        return candidates, images, mixing, 0
+    eye = torch.eye(k, dtype=torch.float64, device="cpu")
+    if images is not None:
+        weighted = _weighted(operator, images)
+        both = torch.cat([(V.mT @ V).double(), images.mT @ weighted], dim=-1).cpu()
+        gram, projected = both[..., :k], both[..., k:]
+        if ((gram - eye).abs() < NEARLY).all():
+            require_finite(projected, _problem(operator))
+            upper = torch.linalg.cholesky(gram).mT
+            mixing = torch.linalg.solve_triangular(upper, eye.expand_as(upper), upper=True)
+            return candidates, images, weighted, projected, mixing, 0
     V = torch.linalg.qr(normalise(V))[0]
     images = operator.jacobian._matmul(V) if isinstance(operator, PullbackMetric) else V
     images = images.double()
+    weighted = _weighted(operator, images)
+    projected = (images.mT @ weighted).cpu()
+    require_finite(projected, _problem(operator))
     # If J = I, the products are those with M = A.
-    return Candidates(V, images), images, eye, k
+    return Candidates(V, images), images, weighted, projected, eye, k
 
 
 def _known_residual_norms(
@@ -118,14 +131,15 @@ def _known_residual_norms(
     values: Tensor,
     streams: SampleStreams,
 ) -> tuple[Tensor, int]:
-    """Norms ``(B, k)`` of what JᵀM J V Q − V Q Λ has along V and F, and of the rounding besides.
+    """Norms of what JᵀM J V Q − V Q Λ has along V and F, and of the rounding besides.
 
-    With V the candidates, ``weighted`` MJV, ``mixing`` Q ``(B, k, k)`` and ``values`` Λ ``(B, k)``.
+    They are ``(B, k)``, on the host. V are the candidates, ``weighted`` is MJV, ``mixing`` Q
+    ``(B, k, k)`` and ``values`` Λ ``(B, k)``.
     They are NaN where they are not known or not what a product finds. Products taken come second.
     """
     V, F = candidates.vectors, candidates.outside
     if F is None or candidates.images is None or candidates.coupling is None:
-        return torch.full_like(values, torch.nan), 0
+        return torch.full_like(values, torch.nan, device="cpu"), 0
     squares = (candidates.images * weighted).sum(-2)  # V are Ritz vectors: λ before any mixing
     along_V, along_F = squares.unsqueeze(-1) * mixing, candidates.coupling @ mixing
     sign = streams.normal(values.shape[-1], 1, like=values).sign()
@@ -136,17 +150,17 @@ def _known_residual_norms(
     # Rounding errors are in proportion to the eigenvalues.
     length = values.norm(dim=-1, keepdim=True)
     share = rounding * values / torch.where(length > 0, length, 1.0)
-    share[(rounding > 32 * torch.finfo(V.dtype).eps * values[:, :1]).squeeze(-1)] = torch.nan
+    right = rounding <= 32 * torch.finfo(V.dtype).eps * values[:, :1]
+    share = torch.where(right, share, torch.nan)
     along_V = along_V - mixing * values.unsqueeze(-2)
-    return torch.cat([along_V, along_F, share.unsqueeze(-2)], dim=-2).norm(dim=-2), 1
+    return torch.cat([along_V, along_F, share.unsqueeze(-2)], dim=-2).norm(dim=-2).cpu(), 1
 
 
 def _weighted(operator: LinearOperator, images: Tensor) -> Tensor:
     """M times the images ``(B, M, k)``, in float64."""
     own = isinstance(operator, PullbackMetric)
     columns = images.to(operator.dtype)
-    product = operator.weighted(columns) if own else operator._matmul(columns)
-    require_finite(product, DERIVATIVE if own else PRODUCT)
+    product: Tensor = operator.weighted(columns) if own else operator._matmul(columns)
     return product.double()
 
 
@@ -156,5 +170,8 @@ def _pulled(operator: LinearOperator, weighted: Tensor) -> Tensor:
     if not isinstance(operator, PullbackMetric):
         return columns
     product: Tensor = operator.jacobian._t_matmul(columns)
-    require_finite(product, DERIVATIVE)
     return product
+
+
+def _problem(operator: LinearOperator) -> str:
+    return DERIVATIVE if isinstance(operator, PullbackMetric) else PRODUCT

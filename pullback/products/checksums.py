@@ -55,7 +55,8 @@ def _sum_words(tensors: list[Tensor]) -> Tensor:
     factors = _factors_on(tensors[0].device)
     rows = [_fold(tensor, factors) for tensor in tensors]
     weighted = torch.cat(rows) * torch.cat([factors[: len(row)] for row in rows])
-    ends = torch.tensor([0, *itertools.accumulate(map(len, rows))], device=factors.device)
+    ends = torch.tensor([0, *itertools.accumulate(map(len, rows))], device="cpu")
+    ends = ends.to(factors.device, non_blocking=True)
     return torch.nn.functional.pad(weighted.cumsum(0), (1, 0))[ends].diff()
 
 

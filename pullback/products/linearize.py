@@ -94,7 +94,8 @@ def _require_adjoint(linearization: AutogradLinearization, x: Tensor) -> None:
 def _draw_like(tensor: Tensor) -> Tensor:
     """Normal numbers, the same ones in every call."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(tensor.shape, generator=generator, device="cpu").to(tensor)
+    drawn = torch.randn(tensor.shape, generator=generator, device="cpu")
+    return drawn.to(tensor, non_blocking=True)
 
 
 def _linearize_captured(
@@ -157,7 +158,7 @@ class _Witness:
         shared: Sequence[Tensor],
         samplewise: Sequence[Tensor],
     ) -> None:
-        self.samples = torch.tensor([len(x) - 1], device=x.device)
+        self.samples = torch.full((1,), len(x) - 1, device=x.device)
         self.x, given = x[self.samples], [tensor[self.samples] for tensor in samplewise]
         linearization = AutogradLinearization(lambda some: function(some, *shared, *given), self.x)
         self.all_y = self.y = linearization.y
