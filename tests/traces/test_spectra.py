@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pullback as pb
-import pullback.traces
 from pullback.eigen.records import Spectrum
 from pullback.traces.spectra import ENTROPY_TOL, bound_entropy, estimate_entropies
 from tests.eigen.test_eigsh import HARD, geometric, with_spectrum
@@ -133,12 +132,3 @@ def test_what_is_not_accepted():
         pb.entropy(metric, "sum")
     with pytest.raises(TypeError, match="expected a LinearOperator, got Tensor; wrap it with"):
         pb.trace(torch.eye(3))
-
-
-def test_public_names():
-    names = """
-        EXP INVERSE LOG NORMALIZATIONS SQRT XLOGX Estimate Integrand QuadratureWarning entropy
-        hutch_plus_plus hutchinson quadratic_form trace trace_of_function xtrace
-    """
-    assert pullback.traces.__all__ == names.split()
-    assert all(hasattr(pullback.traces, name) for name in names.split())
