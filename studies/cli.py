@@ -11,6 +11,7 @@ from .audit import audit
 from .benchmark import benchmark
 from .benchmark.cuda_check import cuda_check
 from .benchmark.estimate import cuda_estimate
+from .benchmark.tf32 import tf32
 from .digits import digits
 from .paper.beta import beta
 from .paper.combined import combined
@@ -42,6 +43,7 @@ OTHERS: dict[Callable[..., None], str] = {
     benchmark: "what scores cost, beside other ways to compute them",
     cuda_check: "on a GPU: the tests that need one, and the benchmark",
     cuda_estimate: "what CelebA's test set should take on a GPU, from counts",
+    tf32: "whether Krylov steps with products in TF32 would pay on a GPU",
     report: "which of the paper's claims hold, from the archives",
     digits: "the main job on embedded data",
     zoo: "encoders of other packages: captured or not, and the glue they need",

@@ -32,7 +32,7 @@ class Counts:
         replays: graphs replayed.
         replayed: kernels in them.
         waits: times that the host waits for what the device computes.
-        uploads: copies from memory that is not pinned.
+        uploads: copies to the device that the host waits for.
         operations: in floating point, of matrix products and convolutions.
         bytes: read and written, as if nothing stayed in a cache.
     """
@@ -114,12 +114,15 @@ class _Counting(TorchDispatchMode):
         result = func(*args, **kwargs)
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if self._add(func, given, made) and formula is not None:
+        at_leisure = kwargs.get("non_blocking", False) or any(a is True for a in args[2:3])
+        if self._add(func, given, made, at_leisure) and formula is not None:
             self._counts.operations += formula(*args, **kwargs, out_val=result)
         return result
 
-    def _add(self, func: Any, given: list[Tensor], made: list[Tensor]) -> bool:
-        """Whether the device has anything to do."""
+    def _add(
+        self, func: Any, given: list[Tensor], made: list[Tensor], at_leisure: bool = False
+    ) -> bool:
+        """Whether the device has anything to do; copies ``at_leisure`` are not waited for."""
         counts, name = self._counts, func._schema.name.removeprefix("aten::")
         sources = given[-1:] if name == "copy_" else given
         from_there, to_there = (any(map(self._is_there, some)) for some in (sources, made))
@@ -130,7 +133,7 @@ class _Counting(TorchDispatchMode):
         if name in _WAITING or by_truth or (made and not to_there):
             counts.waits += 1
         elif sources and not from_there:
-            counts.uploads += not sources[0].is_pinned()
+            counts.uploads += not at_leisure
         elif _is_view(func, given, made):
             return False
         counts.launched += 1

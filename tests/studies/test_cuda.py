@@ -9,7 +9,7 @@ import pullback as pb
 from models.vae import ConvVAE
 from pullback.products.captured import CapturedLinearization
 from pullback.products.devices import RECORDERS
-from studies.benchmark import cuda_check, estimate
+from studies.benchmark import cuda_check, estimate, tf32
 from studies.benchmark.counting import Counts, count
 from studies.benchmark.throughput import what_dominates
 from studies.cli import main
@@ -50,6 +50,17 @@ def test_waits():
             assert counted(job).waits == 1
 
 
+def test_uploads_are_counted_where_the_host_waits_for_them():
+    a, there = torch.rand(4, device="cpu"), torch.device("meta")
+    for job, uploads in (
+        (lambda: a.to(there), 1),
+        (lambda: torch.empty(4, device=there).copy_(a), 1),
+        (lambda: a.to(there, non_blocking=True), 0),
+        (lambda: torch.empty(4, device=there).copy_(a, non_blocking=True), 0),
+    ):
+        assert count(job, there, warm=0).uploads == uploads
+
+
 def test_replays_count_as_what_was_recorded(monkeypatch):
     def record(work):
         result = work()
@@ -77,7 +88,7 @@ def test_an_estimate_is_between_the_longest_part_and_their_sum():
     found = estimate.estimate(counts, 100, device, images=200)
     assert found.arithmetic == pytest.approx(4)
     assert found.memory == pytest.approx(4)
-    assert found.host == pytest.approx(2 * (1e-3 + 2e-5 + 3e-4 + 2.5e-4))
+    assert found.host == pytest.approx(2 * (1e-3 + 2e-5 + 3e-4 + 2.6e-4))
     assert found.least == pytest.approx(4)
     assert found.most == pytest.approx(8 + found.host)
 
@@ -86,7 +97,7 @@ def test_the_page_of_an_estimate(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(estimate, "BATCHES", (2, 3))
     monkeypatch.setattr(estimate, "EVENT", (3, 8, 8))
     small = ConvVAE((3, 8, 8), filters=(4,), units=(16, 16), latent=8).eval()
-    monkeypatch.setattr(estimate, "_vae", lambda: small)
+    monkeypatch.setattr(estimate, "spectral_vae", lambda: small)
     monkeypatch.setattr(estimate, "_countable_device", lambda: CPU)
     out = tmp_path / "cuda.md"
     estimate.cuda_estimate(out=str(out))
@@ -94,6 +105,30 @@ def test_the_page_of_an_estimate(tmp_path, monkeypatch, capsys):
     assert text in capsys.readouterr().out
     for part in ("No GPU was at hand", "| 2 |", "| 3 |", "NVIDIA H100", "19962 images"):
         assert part in text
+
+
+def test_numbers_of_tf32():
+    x = torch.tensor([1 + 2**-10, 1 + 0.4 * 2**-10, -1 - 0.6 * 2**-10, 3e38, 0.0])
+    expected = torch.tensor([1 + 2**-10, 1, -1 - 2**-10, 3e38, 0.0])
+    torch.testing.assert_close(tf32.round_to_tf32(x), expected, rtol=2**-11, atol=0)
+    assert torch.equal(tf32.round_to_tf32(x)[:3], expected[:3])
+    assert torch.equal(tf32.round_to_tf32(x.double()), x.double())
+
+
+def test_the_page_on_tf32(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tf32, "EVENT", (3, 8, 8))
+    small = ConvVAE((3, 8, 8), filters=(8,), units=(64, 64), latent=24).eval()
+    monkeypatch.setattr(tf32, "spectral_vae", lambda: small)
+    out = tmp_path / "tf32.md"
+    tf32.tf32(out=str(out), images=2)
+    text = out.read_text()
+    assert text in capsys.readouterr().out
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
+    full, once, twice = (float(line[5]) for line in lines)
+    assert full < 1e-4 < once
+    assert twice < once
+    assert lines[0][6] == "2 of 2"
+    assert lines[1][6] == "0 of 2"
 
 
 def test_what_dominates():
