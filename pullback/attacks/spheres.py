@@ -25,21 +25,25 @@ def random_points(streams: SampleStreams, like: Tensor) -> Tensor:
 
 def norms(vectors: Tensor) -> Tensor:
     """‖v‖₂ of each sample of ``(B, *event)``; squares neither over- nor underflow."""
-    scale = _largest(vectors)
-    return torch.linalg.vector_norm((vectors / scale).flatten(1), dim=1) * scale.flatten()
+    _, length, largest = _bring_near_one(vectors)
+    return length * largest
 
 
 def normalized(vectors: Tensor) -> Tensor:
     """v/‖v‖₂ for each sample of ``(B, *event)``; 0 stays 0."""
-    near_one = vectors / _largest(vectors)
-    length = torch.linalg.vector_norm(near_one.flatten(1), dim=1)
+    near_one, length, _ = _bring_near_one(vectors)
     return near_one / samplewise(torch.where(length > 0, length, 1.0), vectors)
 
 
-def _largest(vectors: Tensor) -> Tensor:
-    """max |v| of each sample, as :func:`samplewise`, or 1 for 0; a constant to derivatives."""
+def _bring_near_one(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """v/max |v|, its length, and max |v|, or 1 for 0, of each sample.
+
+    The last is a constant to derivatives.
+    """
     largest = vectors.detach().flatten(1).abs().amax(1)
-    return samplewise(torch.where(largest > 0, largest, 1.0), vectors)
+    largest = torch.where(largest > 0, largest, 1.0)
+    near_one = vectors / samplewise(largest, vectors)
+    return near_one, torch.linalg.vector_norm(near_one.flatten(1), dim=1), largest
 
 
 def into_ball(vectors: Tensor, radius: float) -> Tensor:

@@ -54,7 +54,7 @@ def is_launch_bound(x: Tensor) -> bool:
 
     A GPU is done with so small ones before their kernels could be launched one by one.
     """
-    return x.device.type in RECORDERS and x.numel() <= _LAUNCH_BOUND
+    return x.device.type in RECORDERS and x.numel() <= small_batch(x.device)
 
 
 def small_batch(device: torch.device) -> int:
