@@ -112,6 +112,28 @@ def test_with_a_decoder(method):
     assert_same(found, exact, inputs, 1e-8 if method == "dual" else 1e-2)
 
 
+@pytest.mark.parametrize("with_decoder", [True, False])
+@pytest.mark.parametrize("method", ["dual", "golub-kahan", "lanczos", "lobpcg"])
+def test_an_encoder_with_more_outputs_than_inputs(method, with_decoder):
+    if with_decoder and method == "golub-kahan":
+        pytest.skip("it takes no weighted metric of that kind")
+    net, decoder = SmoothEncoder(6, 10, 16, dtype=torch.float64), nn.Linear(10, 30).double()
+    encoder, x = pb.as_map(net, "mean_logvar"), torch.rand(3, 6, dtype=torch.float64)
+    x.requires_grad_()
+    found = pb.score(
+        encoder, x, K, decoder if with_decoder else None, method=method, differentiable=True
+    )
+    J = root(net, x)
+    if with_decoder:
+        J = torch.block_diag(decoder.weight, decoder.weight) @ J
+    exact, inputs = dense_scores(J), [x, net.hidden.weight]
+    for name in NAMES if method == "dual" else ["eigenvalues", "spectral_radius", "log_volume"]:
+        for one, other in zip(
+            gradients(getattr(found, name), inputs), gradients(exact[name], inputs), strict=True
+        ):
+            assert (one - other).norm() <= 1e-3 * other.norm(), name
+
+
 def test_by_differences():
     net = networks()[0]
     x = torch.rand(2, N, dtype=torch.float64, requires_grad=True)

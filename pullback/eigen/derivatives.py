@@ -89,14 +89,16 @@ def _find_basis(
     pass, one with J two. The k leading vectors come first, and then up to ``known`` − k others.
     """
     k, (rows, columns) = found.pairs.values.shape[-1], metric.jacobian.shape[-2:]
-    more = found.small_side
-    more = found.images[..., :0] if more is None else more[..., k : max(k, known)]
-    if rows <= columns and metric.weight is None:
-        return PullbackMetric(metric.jacobian.mT), found.images, more, 0
-    vectors, n_products = found.pairs.vectors.double(), 0
-    if rows <= columns and more.shape[-1]:
-        weighted = metric.weighted(normalise(more).to(metric.dtype))
-        more, n_products = metric.jacobian._t_matmul(weighted).double(), more.shape[-1]
-    elif rows <= columns:
-        more = vectors[..., :0]
-    return metric, vectors, more, n_products
+    wide, n_products = rows <= columns, 0
+    side, leading = metric, found.pairs.vectors.double()
+    if wide and metric.weight is None:
+        side, leading = PullbackMetric(metric.jacobian.mT), found.images
+    if found.small_side is None:
+        return side, leading, leading[..., :0], n_products
+    others = found.small_side[..., k : max(k, known)]
+    if wide and side is metric and others.shape[-1]:
+        weighted = metric.weighted(normalise(others).to(metric.dtype))
+        others, n_products = metric.jacobian._t_matmul(weighted).double(), others.shape[-1]
+    elif wide and side is metric:
+        others = leading[..., :0]
+    return side, leading, others, n_products
