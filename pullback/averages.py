@@ -38,6 +38,13 @@ class Batches:
                 f"batches must be a list or a DataLoader, which can be read again for each "
                 f"product, but this {_kind(source)} can be read only once; write list(batches)"
             )
+        if not isinstance(given, Sequence) or not all(type(place) is int for place in given):
+            kinds = (
+                [_kind(place) for place in given] if isinstance(given, Sequence) else _kind(given)
+            )
+            raise TypeError(
+                f"given must be a tuple of places in a batch, such as (1,) for labels, got {kinds}"
+            )
         self.source, self.given, self.device = source, tuple(given), device
         # How many samples there are, and the sum of their checksums.
         self._seen: tuple[int, int] | None = None

@@ -175,6 +175,13 @@ def test_data_that_cannot_be_read_again():
         pb.mean_metric(encoder, [x], given=(1,))
 
 
+@pytest.mark.parametrize("given", [1, (torch.zeros(11),), ("label",)])
+def test_places_are_integers(given):
+    net, x = encoder_and_data()
+    with pytest.raises(TypeError, match=r"a tuple of places in a batch, such as \(1,\) for labels"):
+        pb.mean_metric(pb.as_map(net, "mean_logvar"), [x], given=given)
+
+
 class Changing:
     """Other batches each time that it is read."""
 
