@@ -31,7 +31,9 @@ def candidates_after(dtype: torch.dtype, steps: int):
 
 
 def residual_norms(J, ritz):
-    vectors, values = ritz.vectors.double(), ritz.values.double()
+    """On the host, where those reported are."""
+    vectors, values = ritz.vectors.double().cpu(), ritz.values.double()
+    J = J.cpu()
     return (J.mT @ (J @ vectors) - vectors * values.unsqueeze(-2)).norm(dim=-2)
 
 
