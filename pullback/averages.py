@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from .arguments import require_tensor
-from .operators import OperatorOfProducts, PullbackMetric
+from .base_operator import OperatorOfProducts
+from .operators import PullbackMetric
 from .products import checksums, fresh_call, full_precision, max_block
 
 

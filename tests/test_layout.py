@@ -17,6 +17,7 @@ ORDER = (
     "maps",
     "indexing",
     "weights",
+    "base_operator",
     "operators",
     "averages",
     "fisher",

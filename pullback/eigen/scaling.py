@@ -11,6 +11,7 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
+from ..base_operator import apply_operator
 from ..operators import JacobianOperator, PullbackMetric
 
 # Binary orders of magnitude from 1 up to which an operator stays as it is.
@@ -168,13 +169,3 @@ class ScaledOperator(LinearOperator):
         # A zero operator may have lost its dtype.
         dense = self.base.to_dense().to(dtype=self.dtype, device=self.device)
         return self.scale.apply(dense, self.samples, None)
-
-
-def apply_operator(operator: LinearOperator, columns: Tensor) -> Tensor:
-    """The product of any operator with columns ``(*batch, N, C)``, as a tensor."""
-    # What is evaluated lazily is so by its public product alone; ours is fastest without it.
-    if isinstance(operator, JacobianOperator | PullbackMetric):
-        return operator._matmul(columns)
-    product = operator @ columns
-    # That of a zero operator is one.
-    return product if isinstance(product, Tensor) else product.to_dense().to(columns)

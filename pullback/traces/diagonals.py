@@ -13,10 +13,10 @@ from scipy.special import gammaincinv, ndtr
 from torch import Tensor
 
 from ..arguments import require_finite, require_integer, require_square
+from ..base_operator import apply_operator
 from ..eigen.convergence import rounding
 from ..eigen.dense import descending_eigh, orthonormalise, project_out
 from ..eigen.records import EigenPairs
-from ..eigen.scaling import apply_operator
 from ..eigen.small_side import DERIVATIVE, PRODUCT
 from ..operators import PullbackMetric
 from ..products import library_call, max_block

@@ -12,7 +12,7 @@ from linear_operator import LinearOperator
 from torch import Tensor
 
 from ..arguments import require_integer, require_square
-from ..eigen.scaling import apply_operator
+from ..base_operator import apply_operator
 from ..products import library_call
 from ..sampling import SampleStreams, as_generator
 from .probes import Complement, require_squarable, sampling_error, student

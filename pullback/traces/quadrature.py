@@ -12,8 +12,8 @@ from linear_operator import LinearOperator
 from torch import Tensor
 
 from ..arguments import require_integer, require_square
+from ..base_operator import apply_operator
 from ..eigen.dense import normalise, tridiagonal_eigh
-from ..eigen.scaling import apply_operator
 from ..products import library_call
 from ..sampling import SampleStreams, as_generator
 from .integrands import Integrand, as_integrand

@@ -8,9 +8,9 @@ from linear_operator import LinearOperator
 from torch import Tensor
 
 from ..arguments import require_integer, require_square
+from ..base_operator import apply_operator
 from ..eigen.convergence import rounding
 from ..eigen.records import EigenPairs
-from ..eigen.scaling import apply_operator
 from ..products import library_call
 from ..sampling import SampleStreams, as_generator
 from .integrands import XLOGX, Integrand, as_integrand

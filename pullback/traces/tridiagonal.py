@@ -10,9 +10,9 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
+from ..base_operator import apply_operator
 from ..eigen.convergence import rounding
 from ..eigen.dense import project_out, reciprocal
-from ..eigen.scaling import apply_operator
 from .probes import Complement, require_squarable
 
 
