@@ -18,6 +18,7 @@ from .products import (
     identity,
     identity_blocks,
     in_transform,
+    is_launch_bound,
     linearize,
     max_block,
     refuse_transforms,
@@ -134,6 +135,14 @@ class JacobianOperator(OperatorOfProducts):
     def _constants(self) -> list[Tensor]:
         fn = self.fn
         return find_once(("constants", fn), lambda: [*fn.constants(), *fn.discrete_tensors()])
+
+    def linearize(self) -> None:
+        """Do the primal work of all samples at once, for operators of some of them to share.
+
+        Not where products are replayed, which take as long for some samples as for all.
+        """
+        if not is_launch_bound(self.x):
+            self._linearization()
 
     def _linearization(self) -> Linearization:
         sources = self._sources()

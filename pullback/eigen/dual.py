@@ -29,6 +29,8 @@ def dual(metric: PullbackMetric, request: Request, streams: SampleStreams) -> So
     if request.triplets:
         solve_group = _from_all
     size = max(1, MAX_BLOCK // (rows * columns))
+    if size < metric.shape[0]:
+        metric.jacobian.linearize()
     groups = [
         solve_group(metric[start : start + size], k, start)
         for start in range(0, metric.shape[0], size)

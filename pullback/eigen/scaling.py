@@ -152,6 +152,11 @@ class ScaledOperator(LinearOperator):
         there = tuple(part.cpu() if isinstance(part, Tensor) else part for part in parts)
         return ScaledOperator(self.base[index], self.samples[there], self.scale)
 
+    def linearize(self) -> None:
+        """See :meth:`JacobianOperator.linearize`; of any other operator, nothing."""
+        if isinstance(self.base, JacobianOperator):
+            self.base.linearize()
+
     def matmul(self, other: Tensor) -> Tensor:
         """The product with columns ``(B, N, C)``."""
         return self._matmul(other)

@@ -11,7 +11,7 @@ from .cache import (
 )
 from .calls import library_call
 from .checksums import checksums
-from .devices import MAX_BLOCK, max_block, small_batch
+from .devices import MAX_BLOCK, is_launch_bound, max_block, small_batch
 from .double_backward import AutogradLinearization
 from .linearize import linearize
 from .precision import full_precision
@@ -30,6 +30,7 @@ __all__ = [
     "identity",
     "identity_blocks",
     "in_transform",
+    "is_launch_bound",
     "library_call",
     "linearize",
     "max_block",

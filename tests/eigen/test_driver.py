@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from linear_operator.operators import DenseLinearOperator
-from torch import Tensor
+from torch import Tensor, nn
 
 import pullback as pb
 from pullback.eigen.driver import SOLVERS, find_pairs, solve
 from pullback.eigen.records import Candidates
 from pullback.eigen.request import Request
+from pullback.products import is_launch_bound, linearize
 from pullback.sampling import SampleStreams
 from tests.eigen.test_eigsh import geometric, with_spectrum
 
@@ -92,3 +93,21 @@ def test_what_a_solver_finishes_unconverged_goes_on(monkeypatch):
     pairs = pb.eigsh(pb.PullbackMetric(J), 3, "golub-kahan")
     assert pairs.converged.all()
     torch.testing.assert_close(pairs.values[0], geometric(3, 0.5))
+
+
+def test_dual_does_the_primal_work_of_a_batch_once(monkeypatch):
+    net = nn.Sequential(nn.Linear(4096, 130), nn.Tanh()).eval()
+    encoder, x = pb.as_map(net, "mean"), torch.rand(8, 4096)
+    sizes = []
+
+    def noting(function, x, *others):
+        sizes.append(len(x))
+        return linearize(function, x, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pullback.operators.linearize", noting)
+        scores = pb.score(encoder, x, method="dual")
+    # Whatever it takes at a time; where products are replayed, the same is done for each part.
+    assert sizes == [8] or is_launch_bound(x)
+    alone = pb.score(encoder, x[5:6], method="dual")
+    torch.testing.assert_close(scores.eigenvalues[5:6], alone.eigenvalues)
