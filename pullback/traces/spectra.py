@@ -132,14 +132,17 @@ def estimate_entropies(spectrum: Spectrum) -> dict[str, Estimate]:
     # bounds are two standard errors either way.
     least, most = bound_entropy(spectrum)
     H, dH = (least + most) / 2, (most - least) / 4
-    # R itself, and a standard error either way: one may be as large as R, and slopes say nothing
-    # where an entropy is at its largest.
-    R, dR = spectrum.remainder, spectrum.remainder_error
-    R = torch.stack([R, (R + dR).detach(), (R - dR).detach().clamp(min=0)])
-    values, largest = spectrum.values, spectrum.values[..., 0]
-    T, zero = values.sum(-1) + R, largest <= 0
-    T, largest = (torch.where(zero, 1.0, tensor) for tensor in (T, largest))  # for derivatives
-    A = torch.xlogy(values, values).sum(-1) + torch.xlogy(R, R) - R * H
+    values, zero = spectrum.values, spectrum.values[..., 0] <= 0
+    known, largest = (torch.where(zero, 1.0, part) for part in (values.sum(-1), values[..., 0]))
+    A = torch.xlogy(values, values).sum(-1)
+    # R itself, and what else it may be: a standard error either way, and where an entropy is at its
+    # largest, if that is between. Slopes say nothing there, and an error may be as large as R.
+    R, dR = spectrum.remainder, spectrum.remainder_error.detach()
+    peaks = (H - 1).exp(), (H + A / known).exp(), largest * (H - 1).exp()
+    low, high = (R.detach() - dR).clamp(min=0), R.detach() + dR
+    R = torch.stack([R, low, high, *(peak.detach().clamp(low, high) for peak in peaks)])
+    T = known + R
+    A = A + torch.xlogy(R, R) - R * H
     # What they are, and their derivatives by H.
     entropies = {
         "none": (0.0 - A, R[0]),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -93,6 +93,7 @@ def test_the_largest_entropy_of_a_sum_of_squares_is_attained():
     st.floats(0.0, 2.0),
     st.floats(-1.0, 1.0),
 )
+@example([0.5, 0.25], 4.0, 1.0, -0.75)  # the largest lies between the ends
 def test_an_error_of_the_remainder_shows_in_all_entropies(values, remainder, error, place):
     # Also where an entropy is at its largest as a function of the remainder.
     ones = torch.ones(2, dtype=torch.float64)
@@ -106,7 +107,7 @@ def test_an_error_of_the_remainder_shows_in_all_entropies(values, remainder, err
     )
     for estimate in estimate_entropies(spectrum).values():
         found, exact = estimate.value
-        assert (found - exact).abs() <= 2 * estimate.std_error[0] + 1e-12 * exact.abs()
+        assert (found - exact).abs() <= 1.001 * estimate.std_error[0] + 1e-12 * exact.abs()
 
 
 @pytest.mark.parametrize("batch", [(), (2, 3)])
