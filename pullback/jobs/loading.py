@@ -166,7 +166,10 @@ class Reader:
                 "loaders, they are read in this one"
             ) from error
         for _ in self._ranges:
-            batch = next(self._iterator)
+            try:
+                batch = next(self._iterator)
+            except (EOFError, ConnectionError) as error:
+                raise RuntimeError("DataLoader worker has ended while a batch was sent") from error
             if isinstance(batch, Exception):
                 raise batch
             yield batch
