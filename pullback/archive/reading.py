@@ -171,7 +171,7 @@ def _check_storage(
     name, found = dataset.name[1:], {name: getattr(dataset, name) for name in FILTERS}
     if dataset.chunks != chunks or dataset.maxshape != dataset.shape or found != FILTERS:
         raise ValueError(f"{name!r} is not stored in chunks with checksums")
-    stored = _stored_chunks(dataset, chunks, rows)
+    stored = stored_chunks(dataset, chunks, rows)
     # What does not shrink is stored as it is, with a few bytes more.
     most = 1.001 * math.prod(chunks) * dataset.dtype.itemsize + 64
     whole = all(chunk.filter_mask == 0 and chunk.size <= most for chunk in stored)
@@ -183,8 +183,8 @@ def _check_storage(
         raise ValueError(f"{name!r} is not stored whole")
 
 
-def _stored_chunks(
-    dataset: h5py.Dataset, chunks: tuple[int, ...], rows: range | None
+def stored_chunks(
+    dataset: h5py.Dataset, chunks: tuple[int, ...], rows: range | None = None
 ) -> list[h5py.h5d.StoreInfo]:
     """Of all chunks those that are there; of those that hold some rows each, there or not."""
     if rows is None:

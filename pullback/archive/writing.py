@@ -13,7 +13,7 @@ from .columns import COLUMNS, FORMAT
 from .hdf5 import open_to_read, open_to_write
 from .layout import Layout
 from .origin import Origin
-from .reading import FILTERS, NO_VARIABLE, tables, verify
+from .reading import FILTERS, NO_VARIABLE, stored_chunks, tables, verify
 from .shards import Shard
 from .signals import postpone_signals
 
@@ -102,9 +102,7 @@ class _Filler:
 
     def copy(self, column: h5py.Dataset) -> None:
         """Append a column of chunks that this one takes; unpacking and packing takes far longer."""
-        stored: list[h5py.h5d.StoreInfo] = []
-        column.id.chunk_iter(stored.append)
-        for chunk in stored:
+        for chunk in stored_chunks(column, column.chunks):
             mask, packed = column.id.read_direct_chunk(chunk.chunk_offset)
             row, *place = chunk.chunk_offset
             self._dataset.id.write_direct_chunk((self._start + row, *place), packed, mask)
