@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from linear_operator import LinearOperator
 from torch import Tensor
 
 from .arguments import require_tensor
@@ -164,16 +165,9 @@ class MeanMetric(OperatorOfProducts):
             count += len(x)
         return (total / count).to(self.dtype)
 
-    def _bilinear_derivative(self, left_vecs: Tensor, right_vecs: Tensor) -> tuple:
-        """∂(Σ leftᵀ A right) by the map's own tensors."""
-        again = torch.is_grad_enabled()
-        with torch.enable_grad():
-            parts = self.representation()
-            wanted = [part for part in parts if part.requires_grad]
-            product = (left_vecs * self._matmul(right_vecs)).sum()
-            found = torch.autograd.grad(product, wanted, create_graph=again, allow_unused=True)
-        derivatives = iter(found)
-        return tuple(next(derivatives) if part.requires_grad else None for part in parts)
+    def _parts(self) -> tuple[Sequence[Tensor], LinearOperator]:
+        # The maps read their own tensors, and would not notice others in their place.
+        return self.representation(), self
 
 
 def _sum_products(metric: PullbackMetric, columns: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Rules of linear_operator that shape them: positional arguments are what batch op
 every tensor that autograd may want is an argument; ``__init__`` runs again for each product.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,16 +54,21 @@ class OperatorOfProducts(LinearOperator):
         """∂(Σ leftᵀ A right) by each tensor of A, which can be differentiated in its turn."""
         again = torch.is_grad_enabled()
         with torch.enable_grad():
-            # Views: where one tensor was made from another, that way is not part of it.
-            parts = [t.view_as(t) if t.requires_grad else t for t in self.representation()]
+            parts, operator = self._parts()
             wanted = [part for part in parts if part.requires_grad]
-            product = (left_vecs * self.representation_tree()(*parts)._matmul(right_vecs)).sum()
+            product = (left_vecs * operator._matmul(right_vecs)).sum()
             found = iter(
                 torch.autograd.grad(product, wanted, create_graph=again, allow_unused=True)
                 if wanted
                 else ()
             )
         return tuple(next(found) if part.requires_grad else None for part in parts)
+
+    def _parts(self) -> tuple[Sequence[Tensor], LinearOperator]:
+        """Tensors, one for each of the representation, and the operator that is made of them."""
+        # Views: where one tensor was made from another, that way is not part of it.
+        parts = [t.view_as(t) if t.requires_grad else t for t in self.representation()]
+        return parts, self.representation_tree()(*parts)
 
     def __getitem__(self, index: Any) -> Any:
         """What a tensor has at this index: an operator where rows and columns remain, or a tensor.
