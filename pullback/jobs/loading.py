@@ -91,6 +91,9 @@ def choose_loaders(loaders: int | None, images: Images, device: torch.device) ->
     return min(_MOST_LOADERS, usable_cores())
 
 
+_ENDED = "a process that reads images has ended, perhaps for want of memory: {}"
+
+
 @contextmanager
 def reading(images: Images, loaders: int, device: torch.device) -> Iterator["Reader"]:
     """A reader, whose processes end with the block.
@@ -105,8 +108,7 @@ def reading(images: Images, loaders: int, device: torch.device) -> Iterator["Rea
         # Raised by a handler of PyTorch for the signal that a child has ended, so anywhere.
         if not _tells_of_an_end(error):
             raise
-        message = f"a process that reads images has ended, perhaps for want of memory: {error}"
-        raise RuntimeError(message) from error
+        raise RuntimeError(_ENDED.format(error)) from error
     finally:
         with postpone_signals():
             reader.close()
@@ -169,7 +171,7 @@ class Reader:
             try:
                 batch = next(self._iterator)
             except (EOFError, ConnectionError) as error:
-                raise RuntimeError("DataLoader worker has ended while a batch was sent") from error
+                raise RuntimeError(_ENDED.format("a batch was on its way")) from error
             if isinstance(batch, Exception):
                 raise batch
             yield batch

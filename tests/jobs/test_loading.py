@@ -95,6 +95,29 @@ def test_a_process_that_is_killed_while_it_reads(tmp_path):
     pb.score_images(encoder, Fatal(), tmp_path / "run", Settings(k=2), batch_size=2)
 
 
+class Broken:
+    """Processes of which one has ended with a batch half on its way."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise EOFError
+
+    def _shutdown_workers(self):
+        pass
+
+
+def test_a_process_that_is_killed_while_it_hands_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("pullback.jobs.loading.DataLoader", Broken)
+    message = "a process that reads images has ended, .*: a batch was on its way"
+    with pytest.raises(RuntimeError, match=message):
+        pb.score_images(linear(3), Fatal(), tmp_path / "run", Settings(k=2), loaders=2)
+
+
 SPAWN = """
     import multiprocessing, sys
     import torch
