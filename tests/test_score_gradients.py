@@ -11,20 +11,10 @@ from torch.distributions import Distribution, MultivariateNormal
 
 import pullback as pb
 from tests.conftest import SmoothEncoder
+from tests.test_scores import VALUES
 
 N, D, K = 12, 3, 2
 EXACT = ["dual", "auto"]
-NAMES = [
-    "eigenvalues",
-    "spectral_radius",
-    "trace",
-    "entropy",
-    "entropy_none",
-    "entropy_max",
-    "effective_rank",
-    "anisotropy",
-    "log_volume",
-]
 DTYPES = [torch.float32, torch.float64]
 
 
@@ -79,7 +69,7 @@ def gradients(score: Tensor, inputs: list[Tensor]) -> list[Tensor]:
 
 
 def assert_same(found: pb.Scores, exact: dict[str, Tensor], inputs: list[Tensor], tol: float):
-    for name in NAMES:
+    for name in VALUES:
         pairs = zip(
             gradients(getattr(found, name), inputs), gradients(exact[name], inputs), strict=True
         )
@@ -127,7 +117,7 @@ def test_an_encoder_with_more_outputs_than_inputs(method, with_decoder):
     if with_decoder:
         J = torch.block_diag(decoder.weight, decoder.weight) @ J
     exact, inputs = dense_scores(J), [x, net.hidden.weight]
-    for name in NAMES if method == "dual" else ["eigenvalues", "spectral_radius", "log_volume"]:
+    for name in VALUES if method == "dual" else ["eigenvalues", "spectral_radius", "log_volume"]:
         for one, other in zip(
             gradients(getattr(found, name), inputs), gradients(exact[name], inputs), strict=True
         ):
@@ -140,7 +130,7 @@ def test_by_differences():
     found = pb.score(pb.as_map(net, "mean_logvar"), x, K, differentiable=True)
     step = 1e-5 * torch.randn_like(x)
     ahead, behind = (dense_scores(root(net, (x + sign * step).detach())) for sign in (1, -1))
-    for name in NAMES:
+    for name in VALUES:
         (gradient,) = gradients(getattr(found, name), [x])
         change = weighted(ahead[name] - behind[name]) / 2
         torch.testing.assert_close((gradient * step).sum(), change, rtol=1e-5, atol=1e-12)
@@ -161,7 +151,7 @@ def test_estimates_of_a_golub_kahan_run():
         )
         assert found.entropy_error.max() > 0
         relative = {}
-        for name in NAMES:
+        for name in VALUES:
             one, other = (
                 gradients(s, [layer.weight])[0] for s in (getattr(found, name), exact[name])
             )
@@ -169,7 +159,7 @@ def test_estimates_of_a_golub_kahan_run():
         return relative
 
     several = [errors(seed) for seed in range(12)]
-    for name in NAMES:
+    for name in VALUES:
         each = torch.stack([error[name] for error in several])
         size = each.flatten(1).norm(dim=1).square().mean().sqrt()
         known = name in ("eigenvalues", "spectral_radius", "log_volume")
@@ -246,7 +236,7 @@ def test_values_stay_the_same_and_nothing_is_taken_by_default():
         if isinstance(value, Tensor):
             assert not value.requires_grad
             assert torch.equal(value, getattr(found, name)), name
-            assert getattr(found, name).requires_grad == (name in NAMES)
+            assert getattr(found, name).requires_grad == (name in VALUES)
     with torch.no_grad():
         assert not pb.score(encoder, x, K, differentiable=True).trace.requires_grad
     x.requires_grad_()
@@ -269,7 +259,7 @@ def test_derivatives_are_finite_without_rank(method):
 
     found = pb.score(pb.as_map(fn), x, 3, method=method, given=given, differentiable=True)
     assert (found.log_volume == -torch.inf).all()
-    for name in NAMES:
+    for name in VALUES:
         (gradient,) = gradients(getattr(found, name).nan_to_num(neginf=0.0), [x])
         assert gradient.isfinite().all(), name
         assert (gradient[0] == 0).all(), name
