@@ -1,15 +1,20 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import errno
 import os
 import secrets
 import socket
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 # Seconds after which nobody is still writing a temporary file.
 _WEEK = 7 * 24 * 3600.0
+# What disks say of what they do not have: hard links (FAT, many that lie on a network), or a way to
+# wait for a folder's list of names.
+_UNSUPPORTED = (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def require_own_file(path: Path) -> None:
@@ -44,14 +49,30 @@ def create_text(path: Path, text: str) -> bool:
     try:
         _write(temporary, text)
         _flush(temporary)
-        # Unlike a file that is moved, a link does not replace what has come meanwhile.
-        os.link(temporary, path)
-        _flush(path.parent)
+        _link(temporary, path)
+        _flush_names(path.parent)
     except FileExistsError:
         return False
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file its name if nobody has it.
+
+    Unlike a file that is moved, a link does not replace what has come meanwhile. Where the disk has
+    no links, the file is moved: of two processes that begin in the same instant, the files of one
+    are then refused as those of another run.
+    """
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        if path.exists():
+            raise FileExistsError from error
+        temporary.replace(path)
 
 
 def temporary_name(path: Path) -> Path:
@@ -64,7 +85,7 @@ def move_into_place(temporary: Path, path: Path) -> None:
     """Give a finished file its name, with file and name on disk."""
     _flush(temporary)
     temporary.replace(path)
-    _flush(path.parent)
+    _flush_names(path.parent)
 
 
 def delete_leftovers(folder: Path) -> None:
@@ -79,22 +100,38 @@ def delete_leftovers(folder: Path) -> None:
                 temporary.unlink()
 
 
-def _write(path: Path, text: str) -> None:
-    """A text file; what the system says of a full disk does not name it by itself.
+@contextlib.contextmanager
+def name_in_errors(path: Path) -> Iterator[None]:
+    """What the system says of reading or writing does not name the file by itself.
 
     Raises:
         OSError: what the system says, with the name of the file.
     """
     try:
-        path.write_text(text, encoding="utf-8")
+        yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def _write(path: Path, text: str) -> None:
+    with name_in_errors(path):
+        path.write_text(text, encoding="utf-8")
+
+
 def _flush(path: Path) -> None:
     """Ask the system to have a file, or a folder's list of names, on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    with name_in_errors(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _flush_names(folder: Path) -> None:
+    """Ask for the folder's list of names, on disks that can."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        _flush(folder)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise

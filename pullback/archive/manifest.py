@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arguments import require_choice
-from .atomic import create_text, delete_leftovers, require_own_file
+from .atomic import create_text, delete_leftovers, name_in_errors, require_own_file
 from .columns import COLUMNS, FORMAT, OPTIONAL, choose_columns
 from .configuration import find_differences
 
@@ -46,8 +46,10 @@ def read_manifest(run: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(message) from error
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError(f"{path} is damaged: it is larger than {_MOST_BYTES} bytes")
+    with name_in_errors(path):
+        written = path.read_bytes()
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(written.decode())
         check_manifest(manifest)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error

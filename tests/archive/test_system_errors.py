@@ -3,15 +3,18 @@
 import errno
 import fcntl
 import os
+import stat
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
 from pullback import archive
+from pullback.archive.atomic import create_text
 from pullback.archive.hdf5 import open_to_read, open_to_write
 from pullback.archive.reading import verify
 from pullback.archive.shards import list_shards
@@ -137,3 +140,53 @@ def test_what_is_no_file(tmp_path):
     for name in ("pipe.h5", "folder.h5"):
         with pytest.raises(ValueError, match=rf"{name} is no regular file"):
             open_to_read(tmp_path / name).__enter__()
+
+
+def refuse(monkeypatch, function, number, refused=lambda *_: True):
+    """``function`` of the system fails as it does of itself: without a name."""
+    real = getattr(os, function)
+
+    def failing(*arguments):
+        if refused(*arguments):
+            raise OSError(number, os.strerror(number))
+        return real(*arguments)
+
+    monkeypatch.setattr(os, function, failing)
+
+
+def is_folder(descriptor):
+    return stat.S_ISDIR(os.fstat(descriptor).st_mode)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_disk_without_hard_links_holds_runs(tmp_path, monkeypatch, number):
+    refuse(monkeypatch, "link", number)
+    assert create_text(tmp_path / "manifest.json", "first")
+    assert not create_text(tmp_path / "manifest.json", "second")
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+    assert (tmp_path / "manifest.json").read_text() == "first"
+
+
+def test_a_disk_that_cannot_flush_a_folder_holds_runs(place, monkeypatch):
+    refuse(monkeypatch, "fsync", errno.EINVAL, is_folder)
+    assert score("declared", "run") == 0
+    assert len(archive.read(place / "run")["eigenvalues"]) == 30
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("refused", [is_folder, lambda descriptor: not is_folder(descriptor)])
+def test_what_cannot_be_flushed_is_named(place, monkeypatch, capsys, number, refused):
+    refuse(monkeypatch, "fsync", number, refused)
+    assert score("declared", "run") == 1
+    assert f"{os.strerror(number)}: 'run" in capsys.readouterr().err
+
+
+def test_a_manifest_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    make_run(tmp_path)
+
+    def read_bytes(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with pytest.raises(OSError, match=r"Input/output error: '.*manifest\.json'"):
+        archive.read_manifest(tmp_path)
