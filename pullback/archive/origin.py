@@ -55,7 +55,7 @@ def read_origin(text: str) -> Origin:
         found = json.loads(text)
         origin = Origin(**found)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"its attribute 'origin' is damaged: {error}") from error
+        raise ValueError("its attribute 'origin' is damaged") from error
     types = {"makers": list, "data_sha256": str, "failures": dict}
     right = all(isinstance(found[name], kind) for name, kind in types.items() if name in found)
     if not right or not all(isinstance(maker, dict) for maker in origin.makers):

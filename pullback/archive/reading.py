@@ -54,6 +54,7 @@ def tables(
         own = _text(file, "configuration", len(layout.configuration)) == layout.configuration
         if own:
             datasets = _check(file, layout, samples, columns)
+            read_origin(_text(file, "origin", _MOST_ORIGIN))
             wanted = range(layout.start, layout.stop) if samples is None else samples
             step = max(1, _PART_BYTES // max(8, layout.row_bytes(columns)))
             for start in range(wanted.start, wanted.stop, step):
@@ -76,6 +77,8 @@ def origin_of(path: Path) -> Origin:
 
 def _text(file: h5py.File, name: str, most: int) -> str:
     """An attribute of the root, if it is a text of at most so many bytes."""
+    if name not in file.attrs:
+        raise ValueError(f"it lacks the attribute {name!r}")
     attribute = file.attrs.get_id(name)
     if attribute.shape != () or attribute.dtype.kind != "S" or attribute.dtype.itemsize > most:
         return ""

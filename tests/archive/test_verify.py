@@ -10,6 +10,7 @@ from pullback import archive
 from pullback.archive.reading import verify
 from pullback.archive.shards import list_shards
 from tests.archive.test_run import make_run
+from tests.shell import score
 
 
 def delete(file):
@@ -83,6 +84,19 @@ def no_configuration(file):
     del file.attrs["configuration"]
 
 
+def no_origin(file):
+    del file.attrs["origin"]
+
+
+def another_origin(file):
+    file.attrs["origin"] = np.bytes_(b"[]")
+
+
+def a_number_for_origin(file):
+    del file.attrs["origin"]
+    file.attrs["origin"] = 3
+
+
 TAMPERED = {
     delete: "it lacks trace",
     another_length: r"'trace' is float32 of shape \(1,\), and should be float32 of shape \(2,\)",
@@ -98,7 +112,10 @@ TAMPERED = {
     more: "it holds 'more', which is no part of the run",
     other_samples: "'sample' does not count from 2 to 3",
     other_ranks: "'rank' does not count from 1 to 3",
-    no_configuration: "configuration",
+    no_configuration: "it lacks the attribute 'configuration'",
+    no_origin: "it lacks the attribute 'origin'",
+    another_origin: "its attribute 'origin' is damaged$",
+    a_number_for_origin: "its attribute 'origin' is damaged$",
 }
 
 
@@ -115,7 +132,7 @@ def test_what_was_changed_in_a_shard_is_found(tmp_path, tamper):
         archive.read(tmp_path, ["entropy"])
 
 
-@pytest.mark.parametrize("tamper", [delete, another_type, a_group, soft_link, hard_link])
+@pytest.mark.parametrize("tamper", [delete, another_type, a_group, soft_link, hard_link, no_origin])
 def test_what_was_changed_in_the_archive_is_found(tmp_path, tamper):
     make_run(tmp_path)
     with h5py.File(archive.merge(tmp_path), "r+") as file:
@@ -130,3 +147,16 @@ def test_an_archive_of_another_run_is_not_believed(tmp_path):
     shutil.copy(archive.merge(tmp_path / "two"), tmp_path / "one")
     with pytest.raises(ValueError, match=r"archive\.h5 belongs to another run"):
         archive.read(tmp_path / "one")
+
+
+def test_files_that_do_not_say_where_they_come_from_are_made_again(place, caplog):
+    assert score("declared", "run", "--shard-size", 10) == 0
+    before = archive.read("run")
+    for path in ("run/archive.h5", "run/shards/part-000001.h5"):
+        with h5py.File(path, "r+") as file:
+            no_origin(file)
+        assert score("declared", "run", "--shard-size", 10) == 0
+        archive.verify("run")
+    assert "part-000001.h5 is damaged: it lacks the attribute 'origin'" in caplog.text
+    for name, values in archive.read("run").items():
+        np.testing.assert_array_equal(values, before[name])
