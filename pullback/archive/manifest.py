@@ -63,7 +63,8 @@ def check_manifest(manifest: Any) -> None:
         ValueError: says what is missing, of another type, or too large.
     """
     if isinstance(manifest, dict) and manifest.get("format", FORMAT) != FORMAT:
-        raise ValueError(f"it has format {manifest['format']!r}; this version reads {FORMAT}")
+        found = reprlib.repr(manifest["format"])
+        raise ValueError(f"it has format {found}; this version reads {FORMAT}")
     _require_types("", manifest, _SCHEMA)
     count, size = manifest["data"]["count"], manifest["shard_size"]
     if min(count, size) < 1 or count > _MOST_SHARDS * size:

@@ -120,6 +120,7 @@ def test_manifests_with_values_that_cannot_be(tmp_path, value):
         ('{"format": ' + "1" * 5000 + "}", "digits"),
         (" " * 2**24 + "{}", "larger than"),
         ("\ufeff{}", "BOM"),
+        (f'{{"format": "{"x" * 100_000}"}}', r"it has format 'x{3,30}\.\.\.x{3,30}'; this version"),
     ],
 )
 def test_manifests_that_are_no_sensible_json(tmp_path, text, message):
