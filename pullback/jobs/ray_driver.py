@@ -54,7 +54,7 @@ def score_with_ray(
         report: is told after every shard how many images are done.
 
     Raises:
-        RuntimeError: the same shard has ended several workers.
+        RuntimeError: the same shard has ended several workers, or Ray itself has ended.
         ValueError: a worker cannot begin; and whatever scoring raises.
     """
     with _connected(team) as ray:
@@ -108,6 +108,7 @@ class _Driver:
                 if call in self._calls:
                     self._settle(call)
             if not ready and not self._are_scored():
+                self._require_machines()
                 free = self._ray.available_resources()
                 self._tell(
                     f"Ray has started no worker yet: each takes {team.threads} CPUs and "
@@ -122,6 +123,11 @@ class _Driver:
 
     def _are_scored(self) -> bool:
         return any(number is not None for _, number in self._calls.values())
+
+    def _require_machines(self) -> None:
+        """Others may come, but not to a Ray whose first one has ended as well."""
+        if not any(node["Alive"] for node in self._ray.nodes()):
+            raise RuntimeError("Ray has ended; the same command again resumes the run")
 
     def _start_one(self) -> None:
         worker = self._hire()

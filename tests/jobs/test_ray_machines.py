@@ -8,13 +8,14 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 import pullback as pb
 from pullback import archive
-from pullback.jobs import EncoderSpec, Settings, Workers, open_images
+from pullback.jobs import EncoderSpec, Settings, Workers, open_images, ray_driver
 from tests.shell import names
 
 pytest.importorskip("ray")
@@ -96,3 +97,11 @@ def workers_of(session):
     command = ["ps", "--no-headers", "-s", str(session), "-o", "stat=,ni=,args="]
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     return [line for line in lines if "ray::Worker" in line and not line.startswith("Z")]
+
+
+def test_a_ray_whose_machines_have_all_ended_is_not_waited_for():
+    """It can be killed beside its workers, as where the memory of a machine is exhausted."""
+    ray = Mock(**{"wait.return_value": ([], []), "nodes.return_value": [{"Alive": False}]})
+    driver = ray_driver._Driver(ray, Mock(), Mock(), {0: 2}, Mock())
+    with pytest.raises(RuntimeError, match="Ray has ended; the same command again resumes the run"):
+        driver.run(Workers(1).on("cpu"))
