@@ -43,6 +43,15 @@ class OperatorOfProducts(LinearOperator):
         like = torch.empty(0, dtype=self.dtype, device=self.device).to(*args, **kwargs)
         return super().to(device=like.device, dtype=like.dtype)
 
+    def add_diagonal(self, diag: Tensor) -> LinearOperator:
+        """The sum with a diagonal ``(*batch, N)``, ``(*batch, 1)`` or ``()``.
+
+        A single number may be on the host, as in sums of tensors.
+        """
+        if diag.dim() == 0:  # of more dimensions once linear_operator has it, so that it must move
+            diag = diag.to(self.device)
+        return super().add_diagonal(diag)
+
     def _set_requires_grad(self, val: bool) -> None:
         # Operators that contain this one set what it has already; all of the map's own tensors,
         # buffers as well, would be marked.

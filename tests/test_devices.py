@@ -43,6 +43,14 @@ def test_an_operator_moves_as_a_tensor_does(way):
     assert metric.dtype == (torch.float64 if way == "with a dtype" else torch.float32)
 
 
+def test_a_number_on_the_host_is_added_to_the_diagonal(device):
+    metric = pb.expected_metric(nn.Linear(6, 4).to(device), torch.rand(2, 6).to(device))
+    rhs = torch.rand(2, 6, 1).to(device)
+    shifted = metric.add_diagonal(torch.tensor(0.5, device="cpu"))
+    assert shifted.solve(rhs).device == rhs.device
+    torch.testing.assert_close(shifted @ rhs, metric @ rhs + 0.5 * rhs)
+
+
 class Scaled(nn.Module):
     """A layer with a tensor that is neither parameter nor buffer."""
 
