@@ -1,5 +1,6 @@
 """A command and its terminal: standard streams, signals, and text that is only text."""
 
+import io
 import logging
 import os
 import signal
@@ -16,11 +17,14 @@ from .archive.summary import plain_text
 def open_streams() -> None:
     """Where a standard stream is closed, open one that leads nowhere.
 
-    The first file that is opened would be it, and hold what is printed.
+    The first file that is opened would be it, and hold what is printed. Letters that standard
+    output has no code for are printed as escapes, as Python does on standard error.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (until the end)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def silence() -> None:

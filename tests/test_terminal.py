@@ -1,6 +1,7 @@
 """What a command says where its terminal fails it, or an option is wrong."""
 
 import errno
+import io
 import sys
 from pathlib import Path
 
@@ -58,6 +59,18 @@ def test_standard_streams_that_are_closed(place, monkeypatch):
         assert score("declared", "other") == 0
         for stream in (sys.stdin, sys.stdout, sys.stderr):
             stream.close()
+
+
+def test_letters_that_a_terminal_has_no_code_for(place, monkeypatch):
+    """They are printed as escapes."""
+    score(out="rün")
+    printed = io.BytesIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(printed, "ascii"))
+        assert run("merge", "rün") == 0
+        assert printed.getvalue() == b"wrote r\\xfcn/archive.h5\n"
+        with pytest.raises(SystemExit, match="0"):
+            run("score", "--help")
 
 
 def test_only_score_says_that_it_resumes(place, capsys, monkeypatch):
