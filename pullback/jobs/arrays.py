@@ -37,6 +37,7 @@ def open_numpy(path: Path) -> Images:
     whole = from_array(path, images, labels, {k: str(v) for k, v in vars(stamp).items()})
 
     def read(start: int, stop: int) -> NDArray:
+        require_unchanged(path, stamp)  # the system ends who reads what has been cut off
         part = whole.read_stored(start, stop)
         require_unchanged(path, stamp)
         return part

@@ -113,6 +113,16 @@ def test_an_array_on_disk_is_not_read_when_it_is_opened(tmp_path):
         images.read(0, 2)
 
 
+def test_an_array_that_is_cut_off_meanwhile(tmp_path):
+    """As where it is written anew: what is no longer there is not read."""
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((3, 2**14), np.float32))
+    images = open_images(path)
+    os.truncate(path, 200)
+    with pytest.raises(ValueError, match=r"a\.npy has changed since its images were listed"):
+        images.read(2, 3)
+
+
 def test_a_folder_is_listed_and_its_images_are_not_opened(tmp_path, monkeypatch):
     for name in "abc":
         Image.fromarray(bytes_images(8, 8)).save(tmp_path / f"{name}.png")
