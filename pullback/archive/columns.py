@@ -49,7 +49,7 @@ COLUMNS = {
     "failed": Column(_PER_SAMPLE, "1 if the image could not be scored, else 0", "int8"),
     "latent_mean": Column(_PER_LATENT, "mean of the code"),
     "latent_std": Column(_PER_LATENT, "standard deviation of the code"),
-    "label": Column(_PER_SAMPLE, "class label of the data set", "int64"),
+    "label": Column(_PER_SAMPLE, "class label of the data set, -1 where unknown", "int64"),
     "file": Column(_TEXT, "file name of the image, in UTF-8", "S1"),
     "directions": Column((*_PER_PAIR, "input"), "unit eigenvectors, inputs flattened"),
 }

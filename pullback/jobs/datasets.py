@@ -1,7 +1,8 @@
 """Data sets of PyTorch: read item by item, as they are asked for."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from .factories import call_factory
-from .images import BadImageError, Images
+from .images import BadImageError, Images, as_labels, stored_dtype
 from .pixels import Framing
 
 
@@ -69,61 +70,71 @@ class _Items:
 
     Attributes:
         first: that.
-        labels: of those items that have been read, as they come with the images; None where the
-            first has none.
+        labels: of those items that have been read, as they come with the images, and -1 of others;
+            None where the first has none.
     """
 
     def __init__(self, dataset: Any, name: str, framing: Framing) -> None:
         self._dataset, self._name, self._framing = dataset, name, framing
         self.first = self.read_one(0)
-        self.labels = None if self.first.label is None else np.zeros(len(dataset), np.int64)
+        self.labels = None if self.first.label is None else np.full(len(dataset), -1, np.int64)
 
     def read(self, start: int, stop: int) -> NDArray:
         """Pixels of some items; their labels are noted."""
         first, name = self.first, self._name
         part = np.empty((stop - start, *first.pixels.shape), first.pixels.dtype)
         for i in range(start, stop):
-            item = self.read_one(i)
+            try:
+                item = self.read_one(i)
+            except TypeError as error:  # unlike the first
+                raise BadImageError(str(error)) from error
+            if self.labels is not None:
+                if item.label is None:
+                    raise ValueError(f"item {i} of {name} has no integer label, but item 0 has")
+                self.labels[i] = item.label
             if _describe(item) != _describe(first):
                 raise BadImageError(
                     f"item {i} of {name} is {_describe(item)} but item 0 is {_describe(first)}; "
                     "all images must have one shape and dtype"
                 )
             part[i - start] = item.pixels
-            if self.labels is not None:
-                if item.label is None:
-                    raise ValueError(f"item {i} of {name} has no integer label, but item 0 has")
-                self.labels[i] = item.label
         return part
 
     def read_one(self, index: int) -> _Item:
         """An item, whether it is like the first or not."""
         what = f"item {index} of {self._name}"
-        try:
+        with _reading(what):
             item = self._dataset[index]
-        except Exception as error:  # it is anyone's code
-            message = f"{what} cannot be read: {type(error).__name__}: {error}"
-            raise BadImageError(message) from error
         label = None
         if isinstance(item, Mapping):
             if "image" not in item:
                 keys = ", ".join(map(repr, item)) or "no keys"
                 raise TypeError(f"{what} is a dictionary with {keys}; call the image 'image'")
-            label = _as_label(item.get("label"))
+            label = _as_label(item.get("label"), what)
             item = item["image"]
         elif isinstance(item, tuple | list):
             if not item:
                 raise TypeError(f"{what} is an empty {type(item).__name__}")
-            label = _as_label(item[1]) if len(item) > 1 else None
+            label = _as_label(item[1], what) if len(item) > 1 else None
             item = item[0]
         return _Item(_as_pixels(item, what, self._framing), label)
 
 
-def _as_label(value: Any) -> int | None:
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Anyone's code raises anything, and so does what decodes an image of Pillow."""
+    try:
+        yield
+    except Exception as error:
+        message = f"{what} cannot be read: {type(error).__name__}: {error}"
+        raise BadImageError(message) from error
+
+
+def _as_label(value: Any, what: str) -> int | None:
     if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
         value = value.item()
     if isinstance(value, Integral) and not isinstance(value, bool):
-        return int(value)
+        return int(as_labels([int(value)], what)[0])
     return None
 
 
@@ -131,14 +142,16 @@ def _as_pixels(image: Any, what: str, framing: Framing) -> NDArray:
     """uint8, float32 or float64."""
     if isinstance(image, Image.Image):
         framing.format_of(image, what)
-        pixels: NDArray = framing.pixels_of(image)
+        with _reading(what):
+            pixels: NDArray = framing.pixels_of(image)
     elif framing != Framing():
         raise ValueError(
             f"{what} is of type {type(image).__name__}; crop and resize are for images of Pillow"
         )
     elif isinstance(image, Tensor):
-        image = image.detach().cpu()
-        pixels = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+        with _reading(what):
+            image = image.detach().cpu()
+            pixels = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
     else:
         pixels = image
     if not isinstance(pixels, np.ndarray) or pixels.ndim == 0 or pixels.size == 0:
@@ -152,7 +165,7 @@ def _as_pixels(image: Any, what: str, framing: Framing) -> NDArray:
         raise TypeError(
             f"{what} holds {pixels.dtype} values; uint8 (0 to 255) or floating point is needed"
         )
-    return pixels.astype(np.float64 if pixels.dtype == np.float64 else np.float32)
+    return pixels.astype(stored_dtype(pixels.dtype))
 
 
 def _describe(item: _Item) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -170,8 +170,7 @@ def from_array(
                 f"the labels of {path} are {labels.dtype} of shape {labels.shape}; "
                 f"({len(images)},) integers are needed"
             )
-        labels = labels.astype(np.int64)
-
+        labels = as_labels(labels, path)
     if facts is None:
         facts = {"sha256": _hash_arrays(images, labels)}
     read = partial(_read_array, images)
@@ -179,8 +178,27 @@ def from_array(
 
 
 def _read_array(images: NDArray, start: int, stop: int) -> NDArray:
-    kept = images.dtype if images.dtype in (np.uint8, np.float64) else np.float32
-    return images[start:stop].astype(kept)
+    return images[start:stop].astype(stored_dtype(images.dtype))
+
+
+def stored_dtype(dtype: np.dtype) -> np.dtype:
+    """uint8 as it is; of floating point float64 for more than 32 bits, in any order, or float32."""
+    if dtype == np.uint8:
+        return dtype
+    return np.dtype(np.float64 if dtype.itemsize > 4 else np.float32)
+
+
+def as_labels(values: Sequence[int] | NDArray[np.integer], what: str | Path) -> NDArray[np.int64]:
+    """Labels of ``what`` as they are stored.
+
+    Raises:
+        ValueError: one of them has no place in 64 bits.
+    """
+    limits = np.iinfo(np.int64)
+    for label in (min(values), max(values)):
+        if not limits.min <= label <= limits.max:
+            raise ValueError(f"{what} has the label {label}; labels are integers of 64 bits")
+    return np.array(values, np.int64)
 
 
 def _hash_arrays(*arrays: NDArray | None) -> str:

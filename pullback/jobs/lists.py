@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .images import as_labels
+
 _SHOWN = 10
 
 
@@ -81,7 +83,7 @@ def read_labels(labels: str, folder: Path, files: Sequence[Path]) -> NDArray[np.
     names = [_name_in(table, folder, file) for file in files]
     if None in names:
         raise ValueError(f"{path} has no label for {files[names.index(None)]}")
-    return np.array([table[name] for name in names if name is not None], np.int64)
+    return as_labels([table[name] for name in names if name is not None], path)
 
 
 def _name_in(names: dict[str, int] | set[str], folder: Path, file: Path) -> str | None:

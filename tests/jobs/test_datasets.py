@@ -1,6 +1,8 @@
 """Data sets of PyTorch and of Hugging Face, scored as they are."""
 
+import io
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import pullback as pb
 from pullback import archive
-from pullback.jobs import Framing, from_array, open_images
+from pullback.jobs import FolderOptions, Framing, from_array, open_images
 from pullback.jobs.datasets import from_dataset
+from pullback.jobs.images import BadImageError
 from tests.shell import refused, run, score
 
 
@@ -53,7 +56,8 @@ def test_what_an_image_is():
         images = from_dataset(Items(image))
         assert images.labels is None
         np.testing.assert_allclose(images.read(0, 1), expected, rtol=1e-6)
-    assert from_dataset(Items(chw.double())).read(0, 1).dtype == np.float64
+    for wide in (chw.double(), chw.numpy().astype(">f8")):
+        assert from_dataset(Items(wide)).read(0, 1).dtype == np.float64
     assert from_dataset(Items(chw.bfloat16())).read(0, 1).dtype == np.float32
     framed = from_dataset(Items(Image.fromarray(pixels)), Framing(crop=2, resize=1))
     assert framed.event_shape == (3, 1, 1)
@@ -82,7 +86,7 @@ def test_a_dataset_reaches_another_process():
     images = from_dataset(TensorDataset(torch.rand(5, 3), torch.arange(5)))
     again = pickle.loads(pickle.dumps(images))
     np.testing.assert_array_equal(again.read(1, 4), images.read(1, 4))
-    np.testing.assert_array_equal(again.describe(0, 5)["label"], [0, 1, 2, 3, 0])
+    np.testing.assert_array_equal(again.describe(0, 5)["label"], [-1, 1, 2, 3, -1])
 
 
 class Stream(IterableDataset):
@@ -144,6 +148,50 @@ def test_items_that_differ():
         images.read(0, 2)
     with pytest.raises(ValueError, match="crop and resize are for images of Pillow"):
         from_dataset(Items(torch.rand(3)), Framing(resize=2))
+
+
+class Lazy(Items):
+    """Opens images of Pillow, which are decoded when they are looked at."""
+
+    def __getitem__(self, index):
+        return Image.open(io.BytesIO(self.items[index]))
+
+
+def test_an_image_of_pillow_that_is_truncated():
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    written = io.BytesIO()
+    Image.fromarray(pixels).save(written, "JPEG", quality=95)
+    whole = written.getvalue()
+    images = replace(from_dataset(Lazy(whole, whole[:5000], whole)), skip_bad=True)
+    good, bad, last = (part for _, part in images.read_parts(0, 3))
+    np.testing.assert_array_equal(good, last)
+    assert str(bad).startswith("item 1 of Lazy cannot be read: OSError: image file is truncated")
+
+
+@pytest.mark.parametrize("other", [torch.arange(3), torch.rand(3).to_sparse(), None, torch.rand(4)])
+def test_an_item_of_another_kind_is_skipped(other):
+    """Its label, where it has one, is kept; what is not known is -1."""
+    images = from_dataset(Items((torch.rand(3), 5), (other, 6), (torch.rand(3), 7)))
+    with pytest.raises(ValueError, match="item 1 of Items"):
+        images.read(0, 3)
+    parts = dict(replace(images, skip_bad=True).read_parts(0, 3))
+    assert [type(parts[i]) for i in range(3)] == [np.ndarray, BadImageError, np.ndarray]
+    known = 6 if isinstance(other, torch.Tensor) and len(other) == 4 else -1
+    np.testing.assert_array_equal(images.describe(0, 3)["label"], [5, known, 7])
+
+
+@pytest.mark.parametrize("label", [2**63, -(2**63) - 1])
+def test_labels_that_are_too_large(tmp_path, label):
+    message = f"has the label {label}; labels are integers of 64 bits"
+    with pytest.raises(ValueError, match=f"item 0 of Items {message}"):
+        from_dataset(Items((torch.rand(3), label)))
+    Image.new("L", (2, 2)).save(tmp_path / "a.png")
+    (tmp_path / "labels.txt").write_text(f"a.png {label}")
+    with pytest.raises(ValueError, match=rf"labels\.txt {message}"):
+        open_images(tmp_path, FolderOptions(labels="labels.txt"))
+    if label > 0:
+        with pytest.raises(ValueError, match=f"memory {message}"):
+            from_array(Path("memory"), np.zeros((1, 3)), np.array([label], np.uint64))
 
 
 DATA = """

@@ -39,9 +39,9 @@ def test_idx_with_labels_beside_it(tmp_path, suffix):
     np.testing.assert_allclose(part[:, 0], pixels[2:4] / 255, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", ">f8", "f2", np.longdouble])
 def test_npy_keeps_floating_values(tmp_path, dtype):
-    expected = np.float64 if dtype == np.float64 else np.float32
+    expected = np.float64 if np.dtype(dtype).itemsize > 4 else np.float32
     array = np.random.default_rng(0).normal(size=(6, 3, 4)).astype(dtype)
     np.save(tmp_path / "a.npy", array)
     images = open_images(tmp_path / "a.npy")
