@@ -106,7 +106,7 @@ def reading(images: Images, loaders: int, device: torch.device) -> Iterator["Rea
         yield reader
     except RuntimeError as error:
         # Raised by a handler of PyTorch for the signal that a child has ended, so anywhere.
-        if not _tells_of_an_end(error):
+        if not tells_of_an_end(error):
             raise
         raise RuntimeError(_ENDED.format(error)) from error
     finally:
@@ -185,13 +185,13 @@ class Reader:
             # PyTorch does so when nobody refers to it any more; an error on its way up does.
             iterator._shutdown_workers()
         except RuntimeError as error:
-            if not _tells_of_an_end(error):
+            if not tells_of_an_end(error):
                 raise
 
 
-def _tells_of_an_end(error: RuntimeError) -> bool:
+def tells_of_an_end(error: Exception) -> bool:
     """Whether PyTorch's handler has raised it, because a process that reads has ended."""
-    return "DataLoader worker" in str(error)
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 
 class _Batches(Dataset[Any]):

@@ -23,7 +23,7 @@ from ..products import library_call
 from ..sampling import SeedCounter
 from ..scores import score
 from .images import BadImageError, Images, as_numbers
-from .loading import Batch, Reader, cut
+from .loading import Batch, Reader, cut, tells_of_an_end
 from .preparation import dtype_of
 from .settings import Settings
 
@@ -103,7 +103,9 @@ def score_shard(
         report: is told after every batch how many images are done.
 
     Raises:
-        ValueError: an image cannot be read, is not finite, or has changed since it was listed.
+        ValueError: an image cannot be read, is not finite, or has changed since it was listed; or
+            the encoder fails on some images, which are named.
+        RuntimeError: it fails with one, likewise.
         MemoryError: a single image does not fit into the memory.
     """
     scorer = _Scorer(encoder, Settings.of(manifest), layout, device, batch_size)
@@ -162,9 +164,11 @@ class _Scorer:
         except NotFiniteError as error:
             if len(x) == 1:
                 return [self.fail(first, str(error).removesuffix(" in sample 0"))]
-        except (RuntimeError, ValueError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+        except Exception as error:  # the encoder is anyone's code
+            if tells_of_an_end(error):
                 raise
+            if not _is_out_of_memory(error):
+                raise _told_of(error, first, first + len(x) - 1) from error
             if len(x) == 1:
                 raise MemoryError(f"image {first} alone does not fit into the memory") from error
             if len(x) // 2 < self.batch_size:
@@ -224,6 +228,13 @@ class _Scorer:
             if dtype.kind in missing
         }
         return columns | {"failed": np.ones(1, np.int8)}
+
+
+def _told_of(error: Exception, first: int, last: int) -> Exception:
+    """What the encoder has raised, with the images that it was given."""
+    kind = RuntimeError if isinstance(error, RuntimeError) else ValueError
+    name = "" if isinstance(error, kind | TypeError) else f"{type(error).__name__}: "
+    return kind(f"{name}{error} (in images {first} to {last})")
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:

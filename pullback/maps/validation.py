@@ -73,7 +73,8 @@ def validate_size(call: Callable[..., Outputs], x: Tensor, given: Sequence[Tenso
         try:
             outputs = stacked(x, *given)
         except Exception as error:
-            raise _wrong_size(PLACES, len(x), error) from error
+            message = f"the map takes a batch of {PLACES} but not this one of {len(x)}: {error}"
+            raise ValueError(message) from error
         require_same_alone(stacked, x, given, outputs)
 
 

@@ -118,3 +118,32 @@ def test_shards_are_larger_for_smaller_images(tmp_path):
     assert [chosen(shape) for shape in shapes] == [4096, 1365, 512, 512]
     assert chosen((1, 28, 28), directions=True) == 1069
     assert chosen((1, 28, 28), directions=True, k=64) == 512
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("bad"), "bad"),
+        (RuntimeError("bad"), "bad"),
+        (AssertionError("bad"), "AssertionError: bad"),
+        (KeyError("bad"), "KeyError: 'bad'"),
+        (StopIteration("bad"), "StopIteration: bad"),
+    ],
+)
+def test_an_encoder_that_fails_on_an_image(tmp_path, error, said):
+    """What it raises is told with the images that it was given; shards before them stay."""
+    net = SmoothEncoder(12, 6)
+
+    def encode(x):
+        if (x[:, 0] > 1).any():
+            raise error
+        return net(x)
+
+    pixels = np.random.default_rng(0).random((20, 12), dtype=np.float32)
+    pixels[13, 0] = 2
+    images, run = from_array(tmp_path / "x.npy", pixels), tmp_path / "run"
+    encoder = pb.as_map(encode, "mean_logvar")
+    with pytest.raises((ValueError, RuntimeError)) as told:
+        pb.score_images(encoder, images, run, Settings(k=2), shard_size=8, batch_size=4)
+    assert str(told.value) == f"{said} (in images 12 to 15)"
+    assert len(archive.read(run, ["trace"])["trace"]) == 8
