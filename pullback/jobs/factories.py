@@ -36,7 +36,7 @@ def call_factory(spec: str, what: str) -> tuple[Any, ModuleType]:
         )
     try:
         return factory(), module
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"calling {spec} failed: {_where(error)}") from error
 
 
@@ -51,7 +51,7 @@ def _import(location: str, what: str) -> ModuleType:
         sys.path.insert(0, folder)
     try:
         return _run_file(path) if is_file else importlib.import_module(location)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end itself
         absent = error.name if isinstance(error, ModuleNotFoundError) else None
         if absent and not is_file and f"{location}.".startswith(f"{absent}."):
             raise ValueError(f"there is no module {absent!r} to import") from error
@@ -68,6 +68,6 @@ def _run_file(path: Path) -> ModuleType:
     return module
 
 
-def _where(error: Exception) -> str:
+def _where(error: BaseException) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"

@@ -1,5 +1,6 @@
 """A user's encoder and weights, from the files that they lie in."""
 
+import shutil
 import textwrap
 
 import numpy as np
@@ -116,6 +117,20 @@ def test_weights_that_a_function_closes_over_are_part_of_the_run(place, capsys):
     torch.save(torch.nn.Linear(16, 3).state_dict(), "w.pt")
     capsys.readouterr()
     refused(capsys, run(*command), "holds another run: encoder.weights was")
+
+
+def test_a_script_that_ends_itself(place, capsys):
+    """It ends neither the command, nor does it decide its exit status."""
+    (place / "script.py").write_text(
+        "import sys\ndef ending():\n    sys.exit(0)\nif __name__.endswith('2'):\n    sys.exit(3)\n"
+    )
+    shutil.copy("script.py", "script2.py")
+    for file, message in (
+        ("script.py", "calling script.py:ending failed: SystemExit: 0 (script.py, line 3)"),
+        ("script2.py", "script2.py cannot be imported: SystemExit: 3 (script2.py, line 5)"),
+    ):
+        command = ["score", "--encoder", f"{file}:ending", "--data", "data.npz", "--out", "run"]
+        refused(capsys, run(*command), message)
 
 
 def test_a_factory_that_imports_what_lies_beside_it(place, monkeypatch):
