@@ -1,6 +1,7 @@
 """What a run is made from, before any work: encoder, images and settings, as its manifest."""
 
 import hashlib
+import json
 import math
 from dataclasses import replace
 from itertools import chain, islice
@@ -42,9 +43,11 @@ def prepare(
         provenance: further facts about the encoder that two runs must share to be the same run.
 
     Raises:
-        TypeError, ValueError: encoder, images or settings cannot be used.
+        TypeError, ValueError: encoder, images or settings cannot be used; or ``provenance`` holds
+            what JSON does not.
     """
-    require_integer("k", settings.k, 1, math.prod(images.event_shape), "N")
+    k = require_integer("k", settings.k, 1, math.prod(images.event_shape), "N")
+    settings = replace(settings, k=k)
     shard_size = _choose_shard_size(shard_size, images, settings)
     dtype = dtype_of(encoder)
     signature = _check_first(encoder, images, dtype, device)
@@ -54,7 +57,7 @@ def prepare(
     return {
         "format": FORMAT,
         "encoder": {
-            **(provenance or {}),
+            **_as_read_again(provenance or {}),
             **describe_encoder(encoder),
             "outputs": signature.num_outputs,
         },
@@ -70,6 +73,16 @@ def prepare(
         "columns": choose_columns(plain(dtype), sizes),
         "versions": {"pullback": __version__, "torch": torch.__version__},
     }
+
+
+def _as_read_again(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Facts as a manifest gives them back, which has lists for tuples and text for keys."""
+    try:
+        return dict(json.loads(json.dumps(provenance, allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"provenance must be a dictionary that JSON can hold, got {provenance!r}: {error}"
+        ) from error
 
 
 def _choose_shard_size(shard_size: int | None, images: Images, settings: Settings) -> int:

@@ -68,7 +68,8 @@ def score_images(
         loaders: processes that read images while others are scored, started as those of
             ``torch.utils.data.DataLoader`` are; 0 reads between batches. By default one for each
             core, at most 8, for image files on a GPU, and 0 otherwise.
-        provenance: further facts about the encoder that two runs must share to be the same run.
+        provenance: further facts about the encoder that two runs must share to be the same run:
+            what JSON can hold.
         accept_changes: what may differ from the run that is resumed, by its place in the manifest,
             such as ``"versions.torch"``.
         share: ``(i, n)`` scores the i-th of n equal shares of the shards, counted from 1, for n

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from ..arguments import require_choice, require_integer, require_positive
 from ..eigen import METHODS
 
@@ -32,11 +34,23 @@ class Settings:
 
     def __post_init__(self) -> None:
         require_choice("method", self.method, ("auto", *METHODS))
-        require_integer("seed", self.seed, 0, 2**63 - 1)
-        require_positive("tol", self.tol)
-        require_positive("entropy_tol", self.entropy_tol)
+        kept = {
+            "seed": require_integer("seed", self.seed, 0, 2**63 - 1),
+            "directions": _require_flag("directions", self.directions),
+            "tol": require_positive("tol", self.tol),
+            "latents": None if self.latents is None else _require_flag("latents", self.latents),
+            "entropy_tol": require_positive("entropy_tol", self.entropy_tol),
+        }
+        for name, value in kept.items():  # of Python's own types, which a manifest can hold
+            object.__setattr__(self, name, value)
 
     @classmethod
     def of(cls, manifest: dict[str, Any]) -> "Settings":
         """Those of a run."""
         return cls(**{field.name: manifest["score"][field.name] for field in fields(cls)})
+
+
+def _require_flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)

@@ -147,3 +147,31 @@ def test_an_encoder_that_fails_on_an_image(tmp_path, error, said):
         pb.score_images(encoder, images, run, Settings(k=2), shard_size=8, batch_size=4)
     assert str(told.value) == f"{said} (in images 12 to 15)"
     assert len(archive.read(run, ["trace"])["trace"]) == 8
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"k": np.int64(2), "seed": np.uint8(3), "tol": np.float32(1e-3), "entropy_tol": 1},
+        {"k": 2, "directions": np.bool_(True), "latents": np.bool_(False)},
+    ],
+)
+def test_a_run_resumes_whatever_types_its_settings_have(tmp_path, settings):
+    """The manifest that is read says the same as what was written."""
+    encoder, images = parts(tmp_path)
+    facts: dict = {"crops": (1, 2), 3: None, "rate": np.float64(0.5)}
+    for _ in range(2):
+        chosen = Settings(**settings)
+        pb.score_images(encoder, images, tmp_path / "run", chosen, provenance=facts)
+    manifest = archive.read_manifest(tmp_path / "run")
+    assert manifest["encoder"]["crops"] == [1, 2]
+    assert manifest["score"]["k"] == 2
+
+
+def test_what_a_manifest_cannot_hold_is_refused(tmp_path):
+    encoder, images = parts(tmp_path)
+    for value in (float("nan"), Path("x"), np.arange(3)):
+        with pytest.raises(TypeError, match="provenance must be a dictionary that JSON can hold"):
+            prepare(encoder, images, Settings(k=2), provenance={"a": value})
+    with pytest.raises(TypeError, match="latents must be True or False, got 'no'"):
+        Settings(latents="no")  # type: ignore[arg-type]
