@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import h5py
@@ -16,8 +17,9 @@ import torch
 
 from ..version import __version__
 
-# Failures that a file names; how many there are, its column `failed` says.
-_MOST_FAILURES = 1000
+# Failures that a file names, and letters of each reason, which may be anyone's; how many there
+# are, its column `failed` says.
+_MOST_FAILURES, _MOST_LETTERS = 1000, 1000
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,14 @@ class Origin:
             "title": f"Robustness scores of {manifest['data']['name']} under {encoder}",
             "history": "\n".join(f"{m.get('last')}: {m.get('command')}" for m in self.makers),
             "source": f"pullback {__version__}",
-            "origin": json.dumps(vars(self)),
+            "origin": json.dumps(vars(self) | {"failures": self._some_failures()}),
+        }
+
+    def _some_failures(self) -> dict[str, str]:
+        some = islice(self.failures.items(), _MOST_FAILURES)
+        return {
+            i: text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}…"
+            for i, text in some
         }
 
 
@@ -109,8 +118,7 @@ def gather(origins: Iterable[Origin]) -> Origin:
         failures |= origin.failures
         for maker in origin.makers:
             _add(makers, maker)
-    some = dict(list(failures.items())[:_MOST_FAILURES])
-    return Origin(list(makers.values()), sha.hexdigest(), some)
+    return Origin(list(makers.values()), sha.hexdigest(), failures)
 
 
 def _add(makers: dict[str, dict[str, Any]], maker: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 import pullback as pb
 from pullback import archive
 from pullback.archive.origin import Origin, describe_maker, gather, read_origin
+from pullback.archive.run import find_failures
+from pullback.jobs.datasets import from_dataset
 from tests.shell import refused, run, score
 
 
@@ -61,6 +64,30 @@ def test_makers_that_differ_in_time_alone_are_one():
     assert list(gathered.failures) == ["2", "3", "1", "4"]
     again = read_origin(gathered.attributes({"data": {"name": "x"}, "encoder": {}})["origin"])
     assert again == gathered
+
+
+def test_many_and_long_reasons_are_shortened(tmp_path):
+    """Such as an error of anyone's data set with all of an image in it, for every image."""
+    pixels = np.random.default_rng(0).random((3000, 3))
+
+    class Items:
+        def __len__(self):
+            return len(pixels)
+
+        def __getitem__(self, index):
+            if index % 2:
+                raise KeyError("ä" * 20_000)
+            return pixels[index]
+
+    encoder = pb.as_map(torch.nn.Linear(3, 3, dtype=torch.float64))
+    images = replace(from_dataset(Items()), skip_bad=True)
+    pb.score_images(encoder, images, tmp_path, pb.jobs.Settings(k=1), merge=False)
+    assert archive.verify(tmp_path).finished == 1
+    for _ in range(2):
+        failures = find_failures(tmp_path)
+        assert list(failures) == [str(i) for i in range(1, 2001, 2)]
+        assert {len(reason) for reason in failures.values()} == {1001}
+        archive.merge(tmp_path)
 
 
 @pytest.mark.parametrize(
