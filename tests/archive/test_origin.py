@@ -68,15 +68,15 @@ def test_makers_that_differ_in_time_alone_are_one():
 
 def test_many_and_long_reasons_are_shortened(tmp_path):
     """Such as an error of anyone's data set with all of an image in it, for every image."""
-    pixels = np.random.default_rng(0).random((3000, 3))
+    pixels = np.random.default_rng(0).random((1200, 3))
 
     class Items:
         def __len__(self):
             return len(pixels)
 
         def __getitem__(self, index):
-            if index % 2:
-                raise KeyError("ä" * 20_000)
+            if index > 1:
+                raise KeyError("ä" * 3000)
             return pixels[index]
 
     encoder = pb.as_map(torch.nn.Linear(3, 3, dtype=torch.float64))
@@ -85,7 +85,7 @@ def test_many_and_long_reasons_are_shortened(tmp_path):
     assert archive.verify(tmp_path).finished == 1
     for _ in range(2):
         failures = find_failures(tmp_path)
-        assert list(failures) == [str(i) for i in range(1, 2001, 2)]
+        assert list(failures) == [str(i) for i in range(2, 1002)]
         assert {len(reason) for reason in failures.values()} == {1001}
         archive.merge(tmp_path)
 
