@@ -45,14 +45,8 @@ def choose_split(split: str, folder: Path, files: Sequence[Path]) -> list[int]:
     if not wanted:
         there = sorted(set(table.values()))[:_SHOWN]
         raise ValueError(f"{path} has no split {number}; it has {', '.join(map(str, there))}")
-    found: dict[str, int] = {}
-    for i, file in enumerate(files):
-        called = _name_in(wanted, folder, file)
-        if called is not None:
-            if called in found:
-                both = f"{files[found[called]]} and {file}"
-                raise ValueError(f"{path} names {called}, which is {both}")
-            found[called] = i
+    called = [_name_in(wanted, folder, file) for file in files]
+    found = _places(called, files, path)
     absent = sorted(wanted - found.keys())
     if absent:
         raise ValueError(
@@ -83,7 +77,17 @@ def read_labels(labels: str, folder: Path, files: Sequence[Path]) -> NDArray[np.
     names = [_name_in(table, folder, file) for file in files]
     if None in names:
         raise ValueError(f"{path} has no label for {files[names.index(None)]}")
+    _places(names, files, path)
     return as_labels([table[name] for name in names if name is not None], path)
+
+
+def _places(called: Sequence[str | None], files: Sequence[Path], path: Path) -> dict[str, int]:
+    """Where the file of each name stands; two of one name would be taken for each other."""
+    found: dict[str, int] = {}
+    for i, name in enumerate(called):
+        if name is not None and files[found.setdefault(name, i)] != files[i]:
+            raise ValueError(f"{path} names {name}, which is {files[found[name]]} and {files[i]}")
+    return found
 
 
 def _name_in(names: dict[str, int] | set[str], folder: Path, file: Path) -> str | None:
@@ -108,8 +112,7 @@ def _read_numbers(path: Path) -> dict[str, int]:
     for number, line in enumerate(_read_text(path).splitlines(), start=1):
         match line.rsplit(maxsplit=1):
             case [name, value] if value.removeprefix("-").isdecimal():
-                if table.setdefault(name, int(value)) != int(value):
-                    raise ValueError(f"line {number} of {path} names {name} a second time")
+                _add(table, name, int(value), path, number)
             case []:
                 pass
             case _:
@@ -126,7 +129,8 @@ def _read_column(path: Path, column: str) -> dict[str, int]:
     start = next((i for i, words in enumerate(lines) if column in words), None)
     if start is None or not column:
         raise ValueError(f"{path} has no line with a name of a column that is {column!r}")
-    header, table = lines[start], {}
+    header = lines[start]
+    table: dict[str, int] = {}
     place = header.index(column) - len(header)
     for number, words in enumerate(lines[start + 1 :], start=start + 2):
         # Files are named by what is left of the numbers.
@@ -134,12 +138,17 @@ def _read_column(path: Path, column: str) -> dict[str, int]:
         if words and (not name or not words[place].removeprefix("-").isdecimal()):
             raise ValueError(f"line {number} of {path} has no file name and {len(header)} integers")
         if name:
-            table[name] = int(words[place])
+            _add(table, name, int(words[place]), path, number)
     return table
+
+
+def _add(table: dict[str, int], name: str, value: int, path: Path, line: int) -> None:
+    if table.setdefault(name, value) != value:
+        raise ValueError(f"line {line} of {path} names {name} a second time")
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # without the mark that some editors put first
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8: {error}") from error

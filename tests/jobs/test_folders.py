@@ -125,6 +125,33 @@ def test_splits_and_labels_that_do_not_fit(celeba):
         opening(split=f"{file.name}:0")
 
 
+def test_labels_of_which_nobody_knows_what_they_are_of(celeba):
+    """Two files of one name, or two lines: no label is taken for another."""
+    folder, other = celeba / "img_align_celeba", celeba / "other"
+    other.mkdir()
+    picture(0, 178, 218).save(other / "000003.jpg")
+    options = FolderOptions(recursive=True, labels="list_eval_partition.txt")
+    with pytest.raises(ValueError, match=r"names 000003\.jpg, which is .* and .*other/000003\.jpg"):
+        open_images(celeba, options)
+    file = celeba / "list_eval_partition.txt"
+    file.write_text(file.read_text() + "other/000003.jpg 7\n")
+    assert open_images(celeba, options).describe(0, 20)["label"][-1] == 7
+    table = celeba / "table.txt"
+    table.write_text("Smiling\n000003.jpg 1\n000003.jpg -1\n")
+    with pytest.raises(ValueError, match=r"line 3 of .*table\.txt names 000003\.jpg a second time"):
+        open_images(folder, FolderOptions(glob="*3.jpg", labels="table.txt:Smiling"))
+
+
+def test_texts_as_some_editors_write_them(celeba):
+    """With a mark of the order of bytes in front, and a return at the end of each line."""
+    folder, listed = celeba / "img_align_celeba", celeba / "mine.txt"
+    listed.write_bytes(b"\xef\xbb\xbfimg_align_celeba/000003.jpg\r\n")
+    (celeba / "labels.txt").write_bytes(b"\xef\xbb\xbf000003.jpg 5\r\n")
+    images = open_images(listed, FolderOptions(labels="labels.txt"))
+    np.testing.assert_array_equal(images.labels, [5])
+    np.testing.assert_array_equal(images.read(0, 1), open_images(folder).read(2, 3))
+
+
 def test_labels_from_one_column_of_a_table(celeba):
     """As list_attr_celeba.txt: a count, a line of names, and -1 or 1 for each of them."""
     rows = [f"{i:06d}.jpg {-1 if i % 2 else 1:2d} {i:2d} -1\n" for i in range(1, 15)]
