@@ -10,8 +10,13 @@ from numpy.typing import NDArray
 from .columns import COLUMNS
 from .configuration import find_differences
 from .manifest import read_manifest
+from .reading import origin_of
 from .run import find_origin, finished_files, read
+from .shards import list_shards
 
+_Run = tuple[str | Path, dict[str, Any]]
+# What manifests know that tells all images from others, and not some of them only.
+_OF_ALL_IMAGES = ("sha256", "modified")
 _RESAMPLES, _MOST_GROUPS = 2000, 10_000
 _SCORES = [
     name
@@ -97,19 +102,34 @@ def compare(a: str | Path, b: str | Path, *, seed: int = 0) -> Comparison:
 def _same_images(a: str | Path, b: str | Path) -> tuple[bool, str]:
     """Whether two runs are of the same images, and how that is known."""
     one, two = read_manifest(a), read_manifest(b)
-    checksums = [find_origin(run).data_sha256 for run in (a, b)]
-    if one["shard_size"] == two["shard_size"] and all(checksums):
-        if checksums[0] == checksums[1]:
-            return True, "their pixels, as read, have the same checksum"
-        whole = _is_whole(a, one) and _is_whole(b, two)
-        if one["data"]["count"] == two["data"]["count"] and whole:
-            return False, "their pixels, as read, have different checksums"
+    if one["shard_size"] == two["shard_size"] and one["data"]["count"] == two["data"]["count"]:
+        same = _have_same_checksums((a, one), (b, two))
+        if same is not None:
+            which = "the same checksum" if same else "different checksums"
+            return same, f"their pixels, as read, have {which}"
     # A copy has another name, and an array that was copied another date.
     data = [{k: v for k, v in m["data"].items() if k != "name"} for m in (one, two)]
     differences = find_differences(*data)
-    if not differences:
+    if differences:
+        return False, "; ".join(differences.values())
+    if any(fact in one["data"] for fact in _OF_ALL_IMAGES):
         return True, "the data sets are the same"
-    return False, "; ".join(differences.values())
+    return False, "nobody knows whether all images are the same, as nothing is known of all of them"
+
+
+def _have_same_checksums(a: _Run, b: _Run) -> bool | None:
+    """Whether pixels that both have read are the same, in shards alike; None if unknown."""
+    if all(_is_whole(*run) for run in (a, b)):
+        one, two = (find_origin(run).data_sha256 for run, _ in (a, b))
+        return one == two if one and two else None
+    pairs = [
+        [origin_of(shard.path).data_sha256 for shard in shards]
+        for shards in zip(list_shards(*a), list_shards(*b), strict=True)
+        if all(shard.path.exists() for shard in shards)
+    ]
+    if not pairs or not all(map(all, pairs)):
+        return None
+    return all(one == two for one, two in pairs)
 
 
 def _is_whole(run: str | Path, manifest: dict[str, Any]) -> bool:

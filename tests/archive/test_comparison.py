@@ -69,6 +69,9 @@ def test_pairs_that_lack_one_are_left_out(tmp_path):
     found = entropy(archive.compare(tmp_path / "a", tmp_path / "b"))
     assert found.counts == (20, 20)
     assert (found.value, found.low, found.high) == (0, 0, 0)
+    make_run(tmp_path / "c", shard_size=10, modified="1")
+    make_run(tmp_path / "d", shard_size=20, modified="1")
+    assert archive.compare(tmp_path / "c", tmp_path / "d").paired
 
 
 def test_arrays_with_the_same_size_and_another_date_are_not_taken_for_the_same(tmp_path):
@@ -82,14 +85,18 @@ def test_arrays_with_the_same_size_and_another_date_are_not_taken_for_the_same(t
 
 
 def test_other_pixels_behind_the_same_facts_are_not_taken_for_the_same(tmp_path):
-    """Such as a data set of the same kind, size and first item; of unfinished runs, who knows."""
+    """Such as a data set of the same kind, size and first item, of unfinished runs as well."""
     make_run(tmp_path / "a", shard_size=10)
     make_run(tmp_path / "b", shard_size=10, sha="4567")
     comparison = archive.compare(tmp_path / "a", tmp_path / "b")
     assert not comparison.paired
     assert comparison.reason == "their pixels, as read, have different checksums"
     (tmp_path / "b" / "shards" / "part-000003.h5").unlink()
-    assert archive.compare(tmp_path / "a", tmp_path / "b").paired
+    assert archive.compare(tmp_path / "a", tmp_path / "b").reason == comparison.reason
+    make_run(tmp_path / "c", shard_size=20)
+    comparison = archive.compare(tmp_path / "a", tmp_path / "c")
+    assert not comparison.paired
+    assert comparison.reason.startswith("nobody knows whether all images are the same")
 
 
 def test_groups_leave_the_variance_as_it_is():
