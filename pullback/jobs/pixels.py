@@ -19,7 +19,7 @@ EXTENSIONS = (
 )
 PIXELS = (
     "Bytes are divided by 255. Alpha is dropped, and EXIF orientation is ignored: pixels are taken "
-    "as they are stored."
+    "as they are stored. Of several images in a file, as in an animation, the first is taken."
 )
 # All that Pillow may take a file for, whatever its name: it would start Ghostscript for others.
 _PILLOW = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")

@@ -78,6 +78,17 @@ def test_transparent_gray_and_turned_images(tmp_path):
     np.testing.assert_allclose(open_images(tmp_path).read(0, 1), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])
+def test_the_first_of_several_images_in_a_file(tmp_path, name):
+    first, second = (picture(seed, 8, 8) for seed in (0, 1))
+    first.save(tmp_path / name, save_all=True, append_images=[second], lossless=True)
+    with Image.open(tmp_path / name) as image:
+        expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    images = open_images(tmp_path)
+    assert images.count == 1
+    np.testing.assert_array_equal(images.read_stored(0, 1)[0], expected)
+
+
 def test_options_of_files_are_for_folders(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((3, 4), np.float32))
     with pytest.raises(ValueError, match=r"a\.npy is no folder of images; it does not take crop"):
