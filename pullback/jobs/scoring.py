@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 
 from ..archive.manifest import refuse_foreign_folder, start_or_resume
@@ -38,7 +39,7 @@ def score_images(
     *,
     batch_size: int | None = None,
     shard_size: int | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     loaders: int | None = None,
     provenance: dict[str, Any] | None = None,
     accept_changes: Collection[str] = (),
@@ -87,7 +88,7 @@ def score_images(
         TypeError, ValueError: see :func:`pullback.score`; nothing is written if the first image
             already fails.
     """
-    run, settings = Path(run), settings or Settings()
+    run, settings, device = Path(run), settings or Settings(), str(device)
     refuse_foreign_folder(run)
     images = images if isinstance(images, Images) else from_dataset(images)
     batch_size = choose_batch_size(batch_size, images, device)

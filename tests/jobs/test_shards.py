@@ -168,6 +168,12 @@ def test_a_run_resumes_whatever_types_its_settings_have(tmp_path, settings):
     assert manifest["score"]["k"] == 2
 
 
+def test_a_device_by_its_name_or_itself(tmp_path):
+    encoder, images = parts(tmp_path)
+    for device in ("cpu", torch.device("cpu")):
+        pb.score_images(encoder, images, tmp_path / "run", Settings(k=2), device=device)
+
+
 def test_what_a_manifest_cannot_hold_is_refused(tmp_path):
     encoder, images = parts(tmp_path)
     for value in (float("nan"), Path("x"), np.arange(3)):
