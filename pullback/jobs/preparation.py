@@ -3,16 +3,16 @@
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ..archive.columns import FORMAT, choose_columns
-from ..arguments import plain, require_integer
+from ..arguments import NotFiniteError, plain, require_integer
 from ..maps import Map, Signature
 from ..version import __version__
 from .images import BadImageError, Images, as_numbers
@@ -21,6 +21,8 @@ from .settings import Settings
 _MOST_LATENTS = 1024
 # Numbers in the images of a shard, or in the directions that are stored of them.
 _SHARD_NUMBERS = 2**22
+# Pairs of images on which an encoder may be not finite before it is said to be so on all.
+_MOST_TRIED = 16
 
 
 def prepare(
@@ -32,7 +34,7 @@ def prepare(
     device: torch.device | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest of a run. Of the images, only the first two that can be read are.
+    """The manifest of a run. Of the images, only the first that can be read are.
 
     Args:
         encoder: the map to score.
@@ -134,27 +136,28 @@ def _optional_sizes(
 def _check_first(
     encoder: Map, images: Images, dtype: torch.dtype, device: torch.device | None
 ) -> Signature:
-    """Refuse what can be wrong with the encoder, before any work; what it returns."""
-    samples = torch.from_numpy(_read_first(images)).to(device)
-    try:
-        return encoder.check(as_numbers(samples, dtype))
-    except ValueError as error:
-        raise ValueError(f"{error} (tried on the first images of {images.path})") from error
+    """Refuse what can be wrong with the encoder, before any work; what it returns.
+
+    That it is not finite may be a matter of the first images, which are noted as failed later.
+    """
+    failure = None
+    for part in islice(_read_good(images), _MOST_TRIED):
+        try:
+            return encoder.check(as_numbers(torch.from_numpy(part).to(device), dtype))
+        except ValueError as error:
+            told = ValueError(f"{error} (tried on the first images of {images.path})")
+            if not isinstance(error, NotFiniteError):
+                raise told from error
+            failure = failure or told
+    raise failure or ValueError(f"none of the images of {images.path} can be read")
 
 
-def _read_first(images: Images) -> NDArray:
-    """The first two images as stored, or one where there is no other; none that are skipped."""
-    try:
-        return images.read_stored_finite(0, min(2, images.count))
-    except BadImageError:
-        if not images.skip_bad:
-            raise
-    parts = (images.read_parts(i, i + 1) for i in range(images.count))
-    good = (part for _, part in chain.from_iterable(parts) if not isinstance(part, BadImageError))
-    found = list(islice(good, 2))
-    if not found:
-        raise ValueError(f"none of the images of {images.path} can be read")
-    return np.concatenate(found)
+def _read_good(images: Images) -> Iterator[NDArray]:
+    """Images as stored, two at a time, or one where the other is skipped or there is no other."""
+    for start in range(0, images.count, 2):
+        for _, part in images.read_parts(start, min(start + 2, images.count)):
+            if not isinstance(part, BadImageError):
+                yield part
 
 
 def _hash_tensors(encoder: Map) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..arguments import plain
+from ..arguments import NotFiniteError, plain
 from ..products.double_backward import double_backward_settings
 from ..products.fallback import MIXES, are_adjoint, require_same_alone, rounding_tolerance
 from .outputs import stack
@@ -250,7 +250,8 @@ def _check_outputs(outputs: Outputs, x: Tensor) -> None:
                 "it must keep the dtype"
             )
         if not value.isfinite().all():
-            raise ValueError(f"the map's {name} holds NaN or infinite values for a finite input")
+            message = f"the map's {name} holds NaN or infinite values for a finite input"
+            raise NotFiniteError(message)
     if std is not None and std.ndim == mean.ndim and not (std > 0).all():
         raise ValueError(
             f"the map's std must be positive, got {std.min().item():.4g}; "

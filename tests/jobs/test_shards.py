@@ -168,6 +168,26 @@ def test_a_run_resumes_whatever_types_its_settings_have(tmp_path, settings):
     assert manifest["score"]["k"] == 2
 
 
+@pytest.mark.parametrize("bad", [[0], [1], [0, 1, 2, 3]])
+def test_first_images_on_which_an_encoder_is_not_finite(tmp_path, bad):
+    """They fail as any others do; what is wrong on all of the first is refused."""
+    pixels = np.random.default_rng(0).random((40, 12), dtype=np.float32)
+    pixels[bad, 0] = -1
+    net = SmoothEncoder(12, 6)
+
+    def encode(x):
+        return net(x * x[:, :1].sqrt() ** 2)
+
+    images = from_array(tmp_path / "x.npy", pixels)
+    pb.score_images(pb.as_map(encode, "mean_logvar"), images, tmp_path / "run", Settings(k=2))
+    failed = archive.read(tmp_path / "run", ["failed"])["failed"]
+    np.testing.assert_array_equal(np.flatnonzero(failed), bad)
+    pixels[:, 0] = -1
+    with pytest.raises(ValueError, match=r"mean holds NaN or infinite .*the first images"):
+        pb.score_images(pb.as_map(encode, "mean_logvar"), images, tmp_path / "none", Settings(k=2))
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_device_by_its_name_or_itself(tmp_path):
     encoder, images = parts(tmp_path)
     for device in ("cpu", torch.device("cpu")):
