@@ -39,19 +39,20 @@ def merge(run: str | Path) -> Path:
 
 
 def read(
-    run: str | Path, names: Iterable[str] = COLUMNS, samples: slice | None = None
+    run: str | Path, names: str | Iterable[str] = COLUMNS, samples: slice | None = None
 ) -> dict[str, NDArray]:
     """Columns of a run, from ``archive.h5`` or else from its finished shards, in order.
 
     Args:
         run: the folder.
-        names: those wanted; columns that the run does not hold are left out. ``"sample"`` is the
-            index of each image in its data set, which tells where shards are missing.
+        names: those wanted, or one; columns that the run does not hold are left out. ``"sample"``
+            is the index of each image in its data set, which tells where shards are missing.
         samples: images by their index in the data set, such as ``slice(7, 8)``, which then is all
             that is read and checked; those in shards yet to come are left out. All by default.
 
     Raises:
         FileNotFoundError: ``run`` is no run.
+        TypeError: ``samples`` is no slice.
         ValueError: a file is damaged, or belongs to another run; or the slice has a step.
     """
     parts = list(scan(run, names, samples))
@@ -116,12 +117,14 @@ def find_origin(run: str | Path) -> Origin:
 
 
 def scan(
-    run: str | Path, names: Iterable[str], samples: slice | None = None
+    run: str | Path, names: str | Iterable[str], samples: slice | None = None
 ) -> Iterator[dict[str, NDArray]]:
     """What :func:`read` returns, some samples at a time, for runs larger than the memory."""
-    manifest, names = read_manifest(run), tuple(names)
+    manifest, names = read_manifest(run), (names,) if isinstance(names, str) else tuple(names)
     wanted = range(manifest["data"]["count"])
     if samples is not None:
+        if not isinstance(samples, slice):
+            raise TypeError(f"samples must be a slice, such as slice(7, 8), got {samples!r}")
         wanted = wanted[samples]
         if wanted.step != 1:
             raise ValueError(f"samples must be a slice without a step, got {samples}")

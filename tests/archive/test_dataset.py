@@ -100,6 +100,13 @@ def test_without_xarray_one_sentence(tmp_path):
     assert "pip install 'pullback[xarray]'" in done.stdout
 
 
+def test_one_column_by_its_name(tmp_path):
+    table = make_run(tmp_path)
+    np.testing.assert_array_equal(archive.read(tmp_path, "trace")["trace"], table["trace"])
+    with pytest.raises(TypeError, match=r"samples must be a slice, such as slice\(7, 8\), got 3"):
+        archive.read(tmp_path, "trace", 3)  # type: ignore[arg-type]
+
+
 def test_info_names_the_extremes(tmp_path, capsys):
     table = make_run(tmp_path, count=9)
     (tmp_path / "shards" / "part-000000.h5").unlink()
