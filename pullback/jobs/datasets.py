@@ -24,13 +24,15 @@ class _Item(NamedTuple):
     label: int | None
 
 
-def open_dataset(spec: str, framing: Framing | None = None) -> Images:
+def open_dataset(spec: str, framing: Framing | None = None, *, skip_bad: bool = False) -> Images:
     """Images of the data set that ``FILE_OR_MODULE:FACTORY`` returns."""
     dataset, _ = call_factory(spec, "data set")
-    return from_dataset(dataset, framing, spec)
+    return from_dataset(dataset, framing, spec, skip_bad=skip_bad)
 
 
-def from_dataset(dataset: Any, framing: Framing | None = None, name: str = "") -> Images:
+def from_dataset(
+    dataset: Any, framing: Framing | None = None, name: str = "", *, skip_bad: bool = False
+) -> Images:
     """Images of a map-style data set, such as a ``torch.utils.data.Dataset``.
 
     Args:
@@ -41,6 +43,7 @@ def from_dataset(dataset: Any, framing: Framing | None = None, name: str = "") -
             first dictionary holds under ``"label"``, is an integer, it is the label in all of them.
         framing: how images of Pillow are cut and shrunk.
         name: what it is called; its class by default.
+        skip_bad: whether items that cannot be read, or are unlike the first, are noted as failed.
 
     Raises:
         TypeError: it is no map-style data set, or its items are no images.
@@ -54,34 +57,44 @@ def from_dataset(dataset: Any, framing: Framing | None = None, name: str = "") -
     name, count, framing = name or kind, len(dataset), framing or Framing()
     if count == 0:
         raise ValueError(f"{name} has no items")
-    items = _Items(dataset, name, framing)
-    first = items.first
-    if _hash_item(first) != _hash_item(items.read_one(0)):
+    items = _Items(dataset, name, framing, skip_bad)
+    place, first = items.first_place, items.first
+    if _hash_item(first) != _hash_item(items.read_one(place)):
         raise ValueError(
-            f"item 0 of {name} is another each time it is read; turn random transforms off"
+            f"item {place} of {name} is another each time it is read; turn random transforms off"
         )
     facts = {"dataset": kind, "first": _hash_item(first), **framing.facts}
     shape = tuple(first.pixels.shape)
-    return Images(Path(name), count, shape, items.read, items.labels, facts=facts)
+    read = items.read
+    return Images(Path(name), count, shape, read, items.labels, facts=facts, skip_bad=skip_bad)
 
 
 class _Items:
     """Reads items that must all be like the first.
 
     Attributes:
-        first: that.
+        first, first_place: that, and its index; more than 0 where others are skipped.
         labels: of those items that have been read, as they come with the images, and -1 of others;
             None where the first has none.
     """
 
-    def __init__(self, dataset: Any, name: str, framing: Framing) -> None:
+    def __init__(self, dataset: Any, name: str, framing: Framing, skip_bad: bool) -> None:
         self._dataset, self._name, self._framing = dataset, name, framing
-        self.first = self.read_one(0)
+        self.first_place, self.first = self._find_first(skip_bad)
         self.labels = None if self.first.label is None else np.full(len(dataset), -1, np.int64)
+
+    def _find_first(self, skip_bad: bool) -> tuple[int, _Item]:
+        for i in range(len(self._dataset)):
+            try:
+                return i, self.read_one(i)
+            except BadImageError:
+                if not skip_bad:
+                    raise
+        raise ValueError(f"none of the items of {self._name} can be read")
 
     def read(self, start: int, stop: int) -> NDArray:
         """Pixels of some items; their labels are noted."""
-        first, name = self.first, self._name
+        first, name, other = self.first, self._name, f"item {self.first_place}"
         part = np.empty((stop - start, *first.pixels.shape), first.pixels.dtype)
         for i in range(start, stop):
             try:
@@ -90,11 +103,11 @@ class _Items:
                 raise BadImageError(str(error)) from error
             if self.labels is not None:
                 if item.label is None:
-                    raise ValueError(f"item {i} of {name} has no integer label, but item 0 has")
+                    raise ValueError(f"item {i} of {name} has no integer label, but {other} has")
                 self.labels[i] = item.label
             if _describe(item) != _describe(first):
                 raise BadImageError(
-                    f"item {i} of {name} is {_describe(item)} but item 0 is {_describe(first)}; "
+                    f"item {i} of {name} is {_describe(item)} but {other} is {_describe(first)}; "
                     "all images must have one shape and dtype"
                 )
             part[i - start] = item.pixels

@@ -53,7 +53,7 @@ def _open_again(state: Tensor, path: str | Path, options: FolderOptions) -> Imag
 def _open(path: str | Path, options: FolderOptions) -> Images:
     if _names_factory(str(path)):
         _refuse(str(path), replace(options, framing=Framing()))
-        return open_dataset(str(path), options.framing)
+        return open_dataset(str(path), options.framing, skip_bad=options.skip_bad)
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no data at {path}; give {FORMATS}")

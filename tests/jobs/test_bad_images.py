@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pullback import archive
+from pullback.jobs import FolderOptions, open_images
 from tests.shell import refused, score
 
 ITEMS = """
@@ -48,6 +49,19 @@ def test_items_of_a_data_set(place, capsys, caplog):
         "image 20 could not be scored: item 20 of items.py:Items is float32 of shape (3, 4)",
     ):
         assert message in caplog.text
+
+
+def test_first_items_of_a_data_set(place):
+    assert score("declared", "whole") == 0
+    (place / "items.py").write_text(ITEMS.replace("index == 13", "index in (0, 1, 3)"))
+    assert score("declared", "run", "--skip-bad", data="items.py:Items") == 3
+    check("run", [0, 1, 3, 7, 20])
+    images = open_images("items.py:Items", FolderOptions(skip_bad=True))
+    with pytest.raises(ValueError, match=r"item 20 of .* but item 2 is float32 of shape"):
+        images.read(20, 21)
+    (place / "items.py").write_text(ITEMS.replace("index == 13", "True"))
+    with pytest.raises(ValueError, match=r"none of the items of items\.py:Items can be read"):
+        open_images("items.py:Items", FolderOptions(skip_bad=True))
 
 
 def check(run, bad):
