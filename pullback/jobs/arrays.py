@@ -51,7 +51,7 @@ def open_idx(path: Path) -> Images:
     if images.ndim != 3:
         raise ValueError(f"{path} holds an array of shape {images.shape}, not images (n, h, w)")
     labels = None
-    beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
     if beside != path and beside.exists():
         labels = read_idx(beside)
     return from_array(path, images[:, None], labels)

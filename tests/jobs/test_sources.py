@@ -24,13 +24,14 @@ def bytes_images(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
+@pytest.mark.parametrize("dash", ["-", "."])  # as they are published, and as some unpack them
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_idx_with_labels_beside_it(tmp_path, suffix):
+def test_idx_with_labels_beside_it(tmp_path, suffix, dash):
     pixels = bytes_images(7, 5, 4)
-    path = tmp_path / f"t10k-images-idx3-ubyte{suffix}"
+    path = tmp_path / f"t10k-images{dash}idx3-ubyte{suffix}"
     write_idx(path, pixels)
     assert open_images(path).labels is None
-    write_idx(tmp_path / f"t10k-labels-idx1-ubyte{suffix}", np.arange(7))
+    write_idx(tmp_path / f"t10k-labels{dash}idx1-ubyte{suffix}", np.arange(7))
     images = open_images(path)
     assert (images.count, images.event_shape) == (7, (1, 5, 4))
     np.testing.assert_array_equal(images.labels, np.arange(7))
