@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from ..archive.columns import FORMAT, choose_columns
 from ..arguments import NotFiniteError, plain, require_integer
@@ -52,6 +53,7 @@ def prepare(
     settings = replace(settings, k=k)
     shard_size = _choose_shard_size(shard_size, images, settings)
     dtype = dtype_of(encoder)
+    described = describe_encoder(encoder)  # as it is before its first call
     signature = _check_first(encoder, images, dtype, device)
     if settings.latents is None:
         settings = replace(settings, latents=signature.mean_shape.numel() <= _MOST_LATENTS)
@@ -60,7 +62,7 @@ def prepare(
         "format": FORMAT,
         "encoder": {
             **_as_read_again(provenance or {}),
-            **describe_encoder(encoder),
+            **described,
             "outputs": signature.num_outputs,
         },
         "data": {
@@ -163,8 +165,23 @@ def _read_good(images: Images) -> Iterator[NDArray]:
 def _hash_tensors(encoder: Map) -> str:
     """SHA-256 of every parameter and buffer that the encoder uses, wherever it finds them."""
     sha = hashlib.sha256()
-    named = [pair for module in encoder.modules() for pair in module.state_dict().items()]
+    named = [pair for module in encoder.modules() for pair in _named_tensors(module)]
     for name, tensor in [*named, *(("", tensor) for tensor in encoder.constants())]:
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        for part in _dense_parts(tensor.detach().cpu()):
+            sha.update(part.contiguous().view(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Those that are saved, then buffers that are not, but take part in the result all the same."""
+    saved = {name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)}
+    yield from saved.items()
+    yield from ((name, t) for name, t in module.named_buffers() if name not in saved)
+
+
+def _dense_parts(tensor: Tensor) -> list[Tensor]:
+    if tensor.layout == torch.strided:
+        return [tensor.resolve_conj().resolve_neg()]
+    sparse = tensor.to_sparse_coo().coalesce()
+    return [sparse.indices(), sparse.values()]

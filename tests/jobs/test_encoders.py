@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
+import pullback as pb
 from pullback import archive
+from pullback.jobs import Settings, from_array
+from pullback.jobs.preparation import describe_encoder
 from tests.shell import refused, run, score
 
 
@@ -117,6 +121,51 @@ def test_weights_that_a_function_closes_over_are_part_of_the_run(place, capsys):
     torch.save(torch.nn.Linear(16, 3).state_dict(), "w.pt")
     capsys.readouterr()
     refused(capsys, run(*command), "holds another run: encoder.weights was")
+
+
+class Scaled(nn.Module):
+    """Divides by a buffer, which may be one that is not saved."""
+
+    def __init__(self, scale, persistent):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale), persistent=persistent)
+
+    def forward(self, x):
+        return x[:, :3] / self.scale
+
+    def get_extra_state(self):
+        return {"what": "is no tensor"}
+
+    def set_extra_state(self, state):
+        pass
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_every_buffer_tells_an_encoder_from_others(tmp_path, persistent, hidden):
+    images = from_array(tmp_path / "x", np.random.default_rng(0).random((4, 5), np.float32))
+    for scale in (1.0, 1.0, 2.0):
+        net = Scaled(scale, persistent)
+        encoder = pb.as_map((lambda x, net=net: net(x)) if hidden else net, "mean")
+        if scale == 2:
+            with pytest.raises(FileExistsError, match=r"another run: encoder\.weights was"):
+                pb.score_images(encoder, images, tmp_path / "run", Settings(k=2))
+        else:
+            pb.score_images(encoder, images, tmp_path / "run", Settings(k=2))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (torch.eye(3).to_sparse(), torch.eye(3).flip(0).to_sparse()),
+        (torch.tensor([1j]).conj(), torch.tensor([1j])),
+    ],
+)
+def test_tensors_of_any_layout_have_a_checksum(one, other):
+    def described(tensor):
+        return describe_encoder(pb.as_map(lambda x: (x, tensor)[0], "mean"))["weights"]
+
+    assert described(one) == described(one.clone()) != described(other)
 
 
 def test_a_script_that_ends_itself(place, capsys):
