@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -132,13 +132,12 @@ def _natural(path: Path) -> list[tuple[list[tuple[int, str]], str]]:
 
 
 def _hint(path: Path, options: FolderOptions) -> str:
-    if options.glob is not None:
-        return f" that match {options.glob!r}"
+    which = "" if options.glob is None else f" that match {options.glob!r}"
     idx = sorted(path.glob("*images-idx3-ubyte*"))
-    if idx:
+    if idx and not which:
         return f"; for its IDX file give {idx[0]}"
-    inside = not options.recursive and next(_list_files(path, recursive=True), None)
-    return " itself, but in its subfolders; ask for them (--recursive)" if inside else ""
+    inside = next(_choose(path, replace(options, recursive=True)), None)
+    return f"{which}, but in its subfolders; ask for them (--recursive)" if inside else which
 
 
 def _hash_lines(lines: Iterable[str]) -> str:
