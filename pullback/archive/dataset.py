@@ -36,31 +36,20 @@ def open_run(run: str | Path) -> "xarray.Dataset":
     """
     try:
         import xarray
-        from xarray.backends import BackendArray
-        from xarray.core import indexing
+        from xarray.core.indexing import LazilyIndexedArray
+
+        from .lazy import LazyColumn
     except ImportError as error:
         raise ImportError(
             f"pb.archive.open needs {error.name}, which is missing: pip install 'pullback[xarray]'"
         ) from error
-
-    class LazyColumn(BackendArray):
-        """A column that is read where it is indexed."""
-
-        def __init__(self, column: "_Column") -> None:
-            self._column = column
-            self.shape, self.dtype = column.shape, column.dtype
-
-        def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-            return indexing.explicit_indexing_adapter(
-                key, self.shape, indexing.IndexingSupport.BASIC, self._column.read
-            )
 
     manifest = read_manifest(run)
     files = list(finished_files(run, manifest))
     variables: dict[str, Any] = {
         name: xarray.Variable(
             [d for d in COLUMNS[name].dimensions if d != "character"],
-            indexing.LazilyIndexedArray(LazyColumn(_Column(name, files, manifest))),
+            LazilyIndexedArray(LazyColumn(_Column(name, files, manifest))),
             {"long_name": COLUMNS[name].long_name, "units": "1"},
         )
         for name in manifest["columns"]

@@ -1,6 +1,8 @@
 """A run in xarray: lazily, from shards or the archive, and what NumPy gives for each index."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 
@@ -98,6 +100,13 @@ def test_without_xarray_one_sentence(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "pip install 'pullback[xarray]'" in done.stdout
+
+
+def test_a_dataset_reaches_another_process(tmp_path):
+    table = make_run(tmp_path)
+    for dataset in (archive.open(tmp_path), archive.open(tmp_path).isel(sample=slice(1, 3))):
+        for again in (pickle.loads(pickle.dumps(dataset)), copy.deepcopy(dataset)):
+            np.testing.assert_array_equal(again.trace, table["trace"][dataset.sample])
 
 
 def test_one_column_by_its_name(tmp_path):
