@@ -1,5 +1,6 @@
 """Two runs held against each other: how far each score differs on average, and how surely."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from .reading import origin_of
 from .run import find_origin, finished_files, read
 from .shards import list_shards
 
+log = logging.getLogger("pullback")
+
 _Run = tuple[str | Path, dict[str, Any]]
 # What manifests know that tells all images from others, and not some of them only.
 _OF_ALL_IMAGES = ("sha256", "modified")
 _RESAMPLES, _MOST_GROUPS = 2000, 10_000
+_OF_K = "log_volume"
 _SCORES = [
     name
     for name, column in COLUMNS.items()
@@ -56,7 +60,8 @@ class Comparison:
     """Two runs held against each other.
 
     Attributes:
-        differences: one for each score that both have of some image.
+        differences: one for each score that both have of some image, and that means the same in
+            both: ``log_volume`` of k eigenvalues is no other's of more.
         paired: whether the images are known to be the same, and each is compared with itself.
         reason: how that is known, or what differs.
     """
@@ -91,12 +96,22 @@ def compare(a: str | Path, b: str | Path, *, seed: int = 0) -> Comparison:
         _, in_one, in_two = np.intersect1d(one["sample"], two["sample"], return_indices=True)
         one = {name: column[in_one] for name, column in one.items()}
         two = {name: column[in_two] for name, column in two.items()}
-    pairs = {name: (one[name].astype(float), two[name].astype(float)) for name in _SCORES}
+    names = _find_comparable(a, b)
+    pairs = {name: (one[name].astype(float), two[name].astype(float)) for name in names}
     found = [_difference(name, *pair, paired, seed) for name, pair in pairs.items()]
     differences = [difference for difference in found if difference is not None]
     if not differences:
         raise ValueError(f"{a} and {b} have no finite score of an image to be compared")
     return Comparison(differences, paired, reason)
+
+
+def _find_comparable(a: str | Path, b: str | Path) -> list[str]:
+    """The scores that mean the same in both runs."""
+    ks = [read_manifest(run)["score"]["k"] for run in (a, b)]
+    if ks[0] == ks[1]:
+        return _SCORES
+    log.warning("%s is of k eigenvalues, and left out: k was %d and is %d", _OF_K, *ks)
+    return [name for name in _SCORES if name != _OF_K]
 
 
 def _same_images(a: str | Path, b: str | Path) -> tuple[bool, str]:

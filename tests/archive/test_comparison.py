@@ -15,15 +15,15 @@ from tests.archive.test_run import columns, make_manifest
 from tests.shell import refused, run
 
 
-def make_run(folder, *, shift=0.0, seed="0", count=40, shard_size=40, sha="0123", **changed):
+def make_run(folder, *, shift=0.0, seed="0", count=40, shard_size=40, sha="0123", k=3, **changed):
     """Entropies 0, 1, 2, …, moved by ``shift`` and a little noise."""
-    manifest = make_manifest(count=count, shard_size=shard_size)
+    manifest = make_manifest(count=count, shard_size=shard_size, k=k)
     manifest["score"]["seed"] = int(seed)
     manifest["data"] |= changed
     (folder / "shards").mkdir(parents=True)
     write_text(folder / "manifest.json", json.dumps(manifest))
     noise = 0.1 * np.random.default_rng(int(seed)).normal(size=count)
-    table = columns(count) | {"entropy": (np.arange(count) + shift + noise).astype(np.float32)}
+    table = columns(count, k) | {"entropy": (np.arange(count) + shift + noise).astype(np.float32)}
     for shard in list_shards(folder, manifest):
         part = {name: array[shard.start : shard.stop] for name, array in table.items()}
         write(shard.path, shard.layout, [part], Origin([{"command": "made"}], sha))
@@ -97,6 +97,17 @@ def test_other_pixels_behind_the_same_facts_are_not_taken_for_the_same(tmp_path)
     comparison = archive.compare(tmp_path / "a", tmp_path / "c")
     assert not comparison.paired
     assert comparison.reason.startswith("nobody knows whether all images are the same")
+
+
+def test_scores_of_other_numbers_of_eigenvalues_are_not_compared(tmp_path, caplog):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", k=2)
+    compared = {d.score for d in archive.compare(tmp_path / "a", tmp_path / "a").differences}
+    assert {"log_volume", "trace"} <= compared
+    assert not caplog.text
+    found = {d.score for d in archive.compare(tmp_path / "a", tmp_path / "b").differences}
+    assert compared - found == {"log_volume"}
+    assert "log_volume is of k eigenvalues, and left out: k was 3 and is 2" in caplog.text
 
 
 def test_groups_leave_the_variance_as_it_is():
