@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -111,7 +111,9 @@ def describe_encoder(encoder: Map) -> dict[str, Any]:
 
 def dtype_of(encoder: Map) -> torch.dtype:
     """float64 if that is the encoder's own, else float32."""
-    tensors = [t for module in encoder.modules() for t in module.parameters()]
+    parameters = (t for module in encoder.modules() for t in module.parameters())
+    buffers = (t for module in encoder.modules() for t in module.buffers())
+    tensors = chain(parameters, buffers, encoder.constants())
     floating = [t.dtype for t in tensors if t.is_floating_point()]
     return torch.float64 if floating and floating[0] == torch.float64 else torch.float32
 

@@ -188,6 +188,27 @@ def test_first_images_on_which_an_encoder_is_not_finite(tmp_path, bad):
     assert not (tmp_path / "none").exists()
 
 
+def test_the_dtype_is_that_of_whatever_tensors_an_encoder_has(tmp_path):
+    """Parameters first, then buffers, then what a function closes over."""
+    weights = torch.rand(12, 3, dtype=torch.float64)
+
+    class Fixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weights", weights)
+
+        def forward(self, x):
+            return x @ self.weights
+
+    expected = torch.linalg.svdvals(weights)[:2] ** 2
+    _, images = parts(tmp_path)
+    for name, encoder in (("buffer", Fixed()), ("function", lambda x: x @ weights)):
+        pb.score_images(pb.as_map(encoder, "mean"), images, tmp_path / name, Settings(k=2))
+        found = archive.read(tmp_path / name, "eigenvalues")["eigenvalues"]
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, expected.expand(20, 2), rtol=1e-12)
+
+
 def test_a_device_by_its_name_or_itself(tmp_path):
     encoder, images = parts(tmp_path)
     for device in ("cpu", torch.device("cpu")):
