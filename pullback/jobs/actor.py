@@ -17,7 +17,7 @@ from ..archive.configuration import find_differences
 from ..archive.manifest import read_manifest
 from ..archive.shards import find_shard
 from ..arguments import usable_device
-from ..maps import Map
+from ..metrics import Encoder
 from .encoders import EncoderSpec, make_encoder
 from .images import Images
 from .loading import Reader, choose_loaders, cut
@@ -81,7 +81,7 @@ class Worker:
         self._batch_size = assignment.batch_size
         _require_shared(assignment)
         images: Images = _unpack("the images", assignment.images)
-        encoder: Map | EncoderSpec = _unpack("the encoder", assignment.encoder)
+        encoder: Encoder | EncoderSpec = _unpack("the encoder", assignment.encoder)
         self._images = images
         self._encoder, provenance = make_encoder(encoder, self._device, assignment.provenance)
         own = prepare(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..arguments import plain
 from ..maps import Map, Pick, as_map
+from ..metrics import Encoder
 from .factories import call_factory
 
 
@@ -53,15 +54,17 @@ class EncoderSpec:
 
 
 def make_encoder(
-    encoder: Map | EncoderSpec, device: torch.device, provenance: dict[str, Any]
+    encoder: Encoder | EncoderSpec, device: torch.device, provenance: dict[str, Any]
 ) -> tuple[Map, dict[str, Any]]:
     """The map, with all its modules on a device, and what is known of it beside ``provenance``."""
     if isinstance(encoder, EncoderSpec):
-        encoder, found = encoder.load()
+        made, found = encoder.load()
         provenance = found | provenance
-    for module in encoder.modules():
+    else:
+        made = as_map(encoder)
+    for module in made.modules():
         module.to(device)
-    return encoder, provenance
+    return made, provenance
 
 
 def load_decoder(spec: str, weights: str | Path | None = None) -> Map:

@@ -15,7 +15,7 @@ from ..archive.run import is_merged
 from ..archive.run import merge as merge_shards
 from ..archive.shards import Shard, list_shards
 from ..arguments import require_integer, usable_device
-from ..maps import Map
+from ..metrics import Encoder
 from .actor import Assignment
 from .datasets import from_dataset
 from .encoders import EncoderSpec, make_encoder
@@ -32,7 +32,7 @@ log = logging.getLogger("pullback")
 
 
 def score_images(
-    encoder: Map | EncoderSpec,
+    encoder: Encoder | EncoderSpec,
     images: Images | Dataset[Any],
     run: str | Path,
     settings: Settings | None = None,
@@ -55,7 +55,8 @@ def score_images(
     where the encoder is not finite have NaN for scores, and 1 in the column ``failed``.
 
     Args:
-        encoder: the map to score, whose module is moved to ``device``; or what it is made from.
+        encoder: the map to score, as for :func:`pullback.score`, whose module is moved to
+            ``device``; or what it is made from.
         images: the data set, from :func:`pullback.jobs.open_images`, or a map-style
             ``torch.utils.data.Dataset``, or one of Hugging Face's. Its items are an image (a tensor
             or an array in uint8 or floating point, or one of Pillow), or a tuple that starts with
@@ -99,9 +100,9 @@ def score_images(
     packed = pack(encoder=encoder, images=images) if team else {}
     # Where there are workers, this process computes next to nothing.
     target = usable_device("cpu" if team else device)
-    encoder, facts = make_encoder(encoder, target, provenance or {})
+    made, facts = make_encoder(encoder, target, provenance or {})
     manifest = prepare(
-        encoder, images, settings, shard_size=shard_size, device=target, provenance=facts
+        made, images, settings, shard_size=shard_size, device=target, provenance=facts
     )
     manifest, accepted = start_or_resume(run, manifest, accept_changes)
     for change in accepted:
@@ -121,7 +122,7 @@ def score_images(
     with show_progress(total, total - left, progress) as report:
         if team is None:
             score_serially(
-                encoder,
+                made,
                 images,
                 manifest,
                 todo,

@@ -209,6 +209,16 @@ def test_the_dtype_is_that_of_whatever_tensors_an_encoder_has(tmp_path):
         np.testing.assert_allclose(found, expected.expand(20, 2), rtol=1e-12)
 
 
+def test_an_encoder_that_needs_no_declaration(tmp_path):
+    """As for the scores of a batch."""
+    _, images = parts(tmp_path)
+    encoder = torch.nn.Linear(12, 6)
+    pb.score_images(encoder, images, tmp_path / "run", Settings(k=2))
+    pb.score_images(pb.as_map(encoder), images, tmp_path / "run", Settings(k=2))
+    with pytest.raises(TypeError, match="a map must be a module or a function, got str"):
+        pb.score_images("encoders.py:declared", images, tmp_path / "x")  # type: ignore[arg-type]
+
+
 def test_a_device_by_its_name_or_itself(tmp_path):
     encoder, images = parts(tmp_path)
     for device in ("cpu", torch.device("cpu")):
