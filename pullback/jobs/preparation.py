@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def prepare(
             "outputs": signature.num_outputs,
         },
         "data": {
-            "name": images.path.name,
+            "name": _name_of(images.path),
             "count": images.count,
             "event_shape": list(images.event_shape),
             **images.facts,
@@ -77,6 +78,11 @@ def prepare(
         "columns": choose_columns(plain(dtype), sizes),
         "versions": {"pullback": __version__, "torch": torch.__version__},
     }
+
+
+def _name_of(path: Path) -> str:
+    """The last part of a path, or of what it stands for if it ends in dots."""
+    return path.name if path.name not in ("", "..") else path.resolve().name
 
 
 def _as_read_again(provenance: dict[str, Any]) -> dict[str, Any]:

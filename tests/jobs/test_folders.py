@@ -232,6 +232,7 @@ def test_celeba_scores_end_to_end(celeba, monkeypatch):
     command = ["score", "--encoder", "small.py:small", "--data", ".", "--out", "run", "-k", 2]
     command += ["--split", "list_eval_partition.txt:2", "--crop", 148, "--resize", 4]
     assert run(*command, "--labels", "list_eval_partition.txt") == 0
+    assert archive.read_manifest("run")["data"]["name"] == celeba.name
     columns = archive.read("run")
     assert columns["spectral_radius"].shape == (3,)
     assert (columns["spectral_radius"] > 0).all()
