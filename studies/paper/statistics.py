@@ -57,9 +57,12 @@ def spearman(a: NDArray, b: NDArray) -> float:
 def rank_correlation(a: NDArray, b: NDArray) -> Interval:
     """Spearman's of ``(n,)`` pairs drawn at random, such as images; 0 where one is constant.
 
-    The interval is that of Bonett & Wright (Psychometrika 2000).
+    The interval is that of Bonett & Wright (Psychometrika 2000); of fewer than five pairs, it is
+    all that there can be.
     """
     value = spearman(a, b)
+    if len(a) < 5:
+        return Interval(value, -1.0, 1.0)
     side = stats.norm.ppf(0.975) * np.sqrt((1 + value**2 / 2) / (len(a) - 3))
     z = np.arctanh(np.clip(value, -1 + 1e-12, 1 - 1e-12))
     return Interval(value, float(np.tanh(z - side)), float(np.tanh(z + side)))
@@ -69,9 +72,12 @@ def median(values: NDArray) -> Interval:
     """Median of ``(n,)`` values drawn at random, such as images, between two of them.
 
     The interval holds the median with at least 95 % probability whatever the distribution is: how
-    many of the values lie below it is binomial. With fewer than six values it is all of them.
+    many of the values lie below it is binomial. Fewer than six values bound nothing, nor do values
+    among which one is NaN.
     """
     ordered = np.sort(np.asarray(values, dtype=float))
+    if len(ordered) < 6 or np.isnan(ordered).any():
+        return Interval(float(np.median(ordered)), -np.inf, np.inf)
     low = max(0, int(stats.binom.ppf(0.025, len(ordered), 0.5)) - 1)
     return Interval(float(np.median(ordered)), float(ordered[low]), float(ordered[-1 - low]))
 
@@ -106,8 +112,9 @@ def trend(values: NDArray, beta: NDArray) -> Correlation:
         np.tile(np.arange(len(beta)), (_PERMUTATIONS, 1)), axis=1
     )
     chance = ranks[0][order] @ ranks[1]
-    # Rounding must not make the order itself look different from what was seen.
-    larger = (np.abs(chance) >= abs(value) - 1e-9).sum()
+    # Rounding must not make the order itself look different from what was seen. Where a value is
+    # NaN, so is every correlation, and nothing is known to be smaller.
+    larger = (~(np.abs(chance) < abs(value) - 1e-9)).sum()
     return Correlation(value, float((1 + larger) / (1 + _PERMUTATIONS)), len(np.unique(beta)))
 
 

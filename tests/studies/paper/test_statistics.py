@@ -61,7 +61,15 @@ def test_the_interval_of_a_median_holds_the_truth(count):
         assert found.low <= found.value == np.median(values) <= found.high
         held += found.low <= np.log(2) <= found.high
     assert held >= 279  # 95 % of 300, less one and a half standard errors
-    assert median(np.arange(4)) == (1.5, 0, 3)
+
+
+def test_too_few_values_and_nan_bound_nothing():
+    assert median(np.arange(5)) == (2, -np.inf, np.inf)
+    assert median(np.arange(6)) == (2.5, 0, 5)
+    assert median(np.append(np.ones(60), np.nan))[1:] == (-np.inf, np.inf)
+    for count in (2, 3, 4):
+        assert rank_correlation(np.arange(count), np.arange(count))[1:] == (-1, 1)
+    assert np.isnan(rank_correlation(np.arange(9), np.append(np.ones(8), np.nan)).low)
 
 
 def test_the_interval_of_a_ratio_holds_the_truth():

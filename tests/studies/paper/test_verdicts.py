@@ -29,6 +29,8 @@ BETAS = np.geomspace(0.01, 10, 20)
         (np.random.default_rng(1).normal(size=20), UNDECIDED),
         (-np.log(BETAS) + 2.5 * np.random.default_rng(0).normal(size=20), CONDITIONAL),
         (np.ones(20), UNDECIDED),
+        (np.append(np.arange(19.0), np.nan), UNDECIDED),
+        (np.full(20, np.nan), UNDECIDED),
     ],
 )
 def test_a_trend_falls_rises_or_neither(values, word):
