@@ -9,7 +9,7 @@ from .measurement import PUBLISHED, Step
 from .records import Record
 from .scores import marked_labels
 from .statistics import Interval, rank_correlation, ratio, trend
-from .verdicts import BROKEN, Verdict, above, collapsed, falling, of_all, of_trend
+from .verdicts import BROKEN, Verdict, above, collapsed, of_all, of_trend
 
 _ENTROPIES = {
     "S of λ/Σλ": "entropy",
@@ -164,12 +164,17 @@ def of_damage(record: Record, variance: float | None) -> list[Claim]:
     return found
 
 
-def of_distances(record: Record) -> list[Claim]:
-    """Figures 2 and 3."""
+def of_distances(record: Record, many: Record | None) -> list[Claim]:
+    """Figures 2 and 3.
+
+    Args:
+        record: VAEs of the few β of these figures.
+        many: those of Figure 5, which show whether there is a trend; None if they are not there.
+    """
     one = record.of_one_seed()
     unclipped = one.steps(1, clipped=False)
     found = unclipped[np.isclose(one["delta"][unclipped], PUBLISHED[1])]
-    return [*(_difference(one, int(step)) for step in found), _order(one)]
+    return [*(_difference(one, int(step)) for step in found), _order(one, many or one)]
 
 
 def _difference(record: Record, step: int) -> Claim:
@@ -192,21 +197,26 @@ def _difference(record: Record, step: int) -> Claim:
     )
 
 
-def _order(record: Record) -> Claim:
-    """Figure 3."""
-    steps, beta = record.steps(1), record["beta"]
-    mean = record["latent_distance_mean"][:, 0, steps]
+def _order(record: Record, many: Record) -> Claim:
+    """Figure 3: three trainings alone would be in order by chance one time in six."""
+    steps = many.steps(1)
+    moved, delta = many["latent_distance_mean"][:, 0, steps], many["delta"][steps]
+    trends = [trend(column, many["beta"]) for column in moved.T]
     cases = {
-        f"at δ = {delta:.3g}": falling(column)
-        for delta, column in zip(record["delta"][steps], mean.T, strict=True)
+        f"at δ = {d:.3g}": of_trend(one, -1).word for d, one in zip(delta, trends, strict=True)
     }
-    middle = len(steps) // 2
-    values = ", ".join(f"{d:.3g} at β = {b:g}" for d, b in zip(mean[:, middle], beta, strict=True))
+    low, high = min(one.value for one in trends), max(one.value for one in trends)
+    shown = record.steps(1)
+    middle = shown[len(shown) // 2]
+    mean = record["latent_distance_mean"][:, 0, middle]
+    values = ", ".join(f"{d:.3g} at β = {b:g}" for d, b in zip(mean, record["beta"], strict=True))
     return Claim(
         "the code moves further the smaller β is, at the same δ",
         of_all(cases),
-        f"{len(steps)} values of δ, one training of each of {len(beta)} β; at δ = "
-        f"{record['delta'][steps][middle]:.3g}: {values}",
+        f"rank correlation of the mean distance with β, of {trends[0].betas} β, for "
+        f"{len(steps)} values of δ: from {low:.3f} to {high:.3f}, largest p "
+        f"{max(one.p for one in trends):.2g}; in Figure 3, at δ = {record['delta'][middle]:.3g}: "
+        f"{values}",
         "Fig. 3",
     )
 

@@ -33,8 +33,6 @@ RULES = f"""\
   {BROKEN:g}.
 - A step is *the best* if, for the median image, it moves the code by more than {HOLDS:g} of what
   the best other step does: again the whole 95 % interval.
-- An *order* of a few trainings is confirmed if each value is below the one before, and refuted if
-  each is above.
 - A claim about several cases, such as values of β, is confirmed if it is for all of them. If it is
   confirmed for some and refuted for others, it is conditional. Otherwise it is refuted if it is for
   at least one, and else undecided.
@@ -85,12 +83,6 @@ def above(interval: Interval, bound: float = 1.0) -> str:
 def best(share: NDArray) -> str:
     """Whether a step is the best, by its displacements ``(n,)`` over the best other ones."""
     return above(median(share), HOLDS)
-
-
-def falling(values: NDArray) -> str:
-    """Whether values ``(n,)`` of a few trainings, ordered by β, fall from each to the next."""
-    steps = np.diff(values)
-    return CONFIRMED if (steps < 0).all() else REFUTED if (steps > 0).all() else UNDECIDED
 
 
 def of_all(cases: Mapping[str, str], holds: str = "holds", fails: str = "does not") -> Verdict:

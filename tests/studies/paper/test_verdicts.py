@@ -13,7 +13,6 @@ from studies.paper.verdicts import (
     below,
     best,
     collapsed,
-    falling,
     of_all,
     of_trend,
 )
@@ -124,14 +123,6 @@ def test_a_step_is_the_best_for_the_median_image(middle, word):
     if word == CONFIRMED:  # that a few images are far off is no matter
         share = np.where(np.arange(100) < 20, 0.5, np.minimum(share, 1) + 0.0099)
     assert best(share) == word
-
-
-@pytest.mark.parametrize(
-    ("values", "word"),
-    [([3, 2, 1], CONFIRMED), ([1, 2, 3], REFUTED), ([3, 1, 2], UNDECIDED), ([1, 1], UNDECIDED)],
-)
-def test_an_order_of_a_few_trainings(values, word):
-    assert falling(np.array(values)) == word
 
 
 def test_a_ratio_between_trainings_knows_their_scatter():
