@@ -1,5 +1,7 @@
 """The paper's claims, put to the test on the archives of a data set."""
 
+from functools import partial
+
 import numpy as np
 
 from . import claims_beta, claims_mixup, gp
@@ -11,7 +13,7 @@ from .optimality_report import EIGEN, PGDS
 from .records import Record
 from .seeds import widen
 from .statistics import median, ratio, trend
-from .verdicts import HOLDS, Verdict, above, best, collapsed, of_all, of_trend
+from .verdicts import HOLDS, Verdict, best, collapsed, lying_above, of_all, of_trend
 
 
 def claims(archives: Archives) -> list[Claim]:
@@ -39,21 +41,20 @@ def _combined(record: Record, flat: Record, variance: float | None) -> list[Clai
     pairs = radii(record, flat)
     factors = np.divide(*(part.mean(1, dtype=float) for part in pairs))
     scatter = gp.scatter(beta[~gone], factors[~gone])
-    means = [widen(ratio(*pair), scatter) for pair in zip(*pairs, strict=True)]
-    cases = {
-        f"at β = {b:.3g}": above(interval)
-        for b, interval, out in zip(beta, means, gone, strict=True)
+    kept = [
+        (partial(widen, ratio(combined, plain), scatter), b)
+        for combined, plain, b, out in zip(*pairs, beta, gone, strict=True)
         if not out
-    }
-    kept = [(one, b) for one, b, out in zip(means, beta, gone, strict=True) if not out]
+    ]
     if not kept:
         return []
-    least, most = min(kept), max(kept)
-    evidence = (
-        "ratio of means over the same images of the same VAE, the scatter of trainings around "
-        "their curve added: "
-        f"least {least[0]} at β = {least[1]:.3g}, most {most[0]} at β = {most[1]:.3g}"
-    )
+    cases = {f"at β = {b:.3g}": lying_above(interval) for interval, b in kept}
+    ratios = [(interval(), b) for interval, b in kept]
+    least, most = min(ratios), max(ratios)
+    evidence = "ratio of means over the same images of the same VAE"
+    if scatter[1]:
+        evidence += ", the scatter of trainings around their curve added"
+    evidence += f": least {least[0]} at β = {least[1]:.3g}, most {most[0]} at β = {most[1]:.3g}"
     if gone.any():
         evidence += f"; the code has collapsed at {gone.sum()} of {len(gone)} β, left out"
     text = "the combined metric has a larger ρ than the flat one"

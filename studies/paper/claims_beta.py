@@ -1,5 +1,7 @@
 """Claims about β: what scores and errors after attacks do as it grows."""
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,7 @@ from .measurement import PUBLISHED, Step
 from .records import Record
 from .scores import marked_labels
 from .statistics import Interval, rank_correlation, ratio, trend
-from .verdicts import BROKEN, Verdict, above, collapsed, of_all, of_trend
+from .verdicts import BROKEN, Verdict, above, collapsed, lying_above, of_all, of_trend, trending
 
 _ENTROPIES = {
     "S of λ/Σλ": "entropy",
@@ -97,13 +99,13 @@ def of_attacks(record: Record, metric: str = "", source: str = "Fig. 5") -> list
     ):
         steps = broken_at(record, power)
         trends = [trend(steps[:, rank], beta) for rank in range(steps.shape[1])]
-        words = {f"along direction {i + 1}": of_trend(one, 1).word for i, one in enumerate(trends)}
+        cases = {f"along direction {i + 1}": trending(one, 1) for i, one in enumerate(trends)}
         cells = "; ".join(f"direction {i + 1} {one.value:.3f}" for i, one in enumerate(trends))
         ends = " and ".join(f"{_size(steps[i, 0])} at β = {beta[i]:.3g}" for i in (0, -1))
         found.append(
             Claim(
                 f"small β breaks at a small, large β at a larger {text}{metric}",
-                of_all(words),
+                of_all(cases),
                 f"along direction 1 the error has risen by {BROKEN} at {ends}; rank correlation of "
                 f"that step with β, {cells}, largest p {max(one.p for one in trends):.2g}",
                 where,
@@ -145,12 +147,12 @@ def of_damage(record: Record, variance: float | None) -> list[Claim]:
         return []
     for k, label in enumerate(marked_labels(record.arrays)):
         rise = record["attack_error"][..., k] - record["reconstruction_error"]
-        some = [rank_correlation(record.radius[i], rise[i]) for i in kept]
+        some = [partial(rank_correlation, record.radius[i], rise[i]) for i in kept]
         cases = {
-            f"at β = {record['beta'][i]:.3g}": above(one, 0)
+            f"at β = {record['beta'][i]:.3g}": lying_above(one, 0)
             for i, one in zip(kept, some, strict=True)
         }
-        values = np.array([one.value for one in some])
+        values = [one().value for one in some]
         low, middle, high = np.quantile(values, (0, 0.5, 1))
         found.append(
             Claim(
@@ -202,9 +204,7 @@ def _order(record: Record, many: Record) -> Claim:
     steps = many.steps(1)
     moved, delta = many["latent_distance_mean"][:, 0, steps], many["delta"][steps]
     trends = [trend(column, many["beta"]) for column in moved.T]
-    cases = {
-        f"at δ = {d:.3g}": of_trend(one, -1).word for d, one in zip(delta, trends, strict=True)
-    }
+    cases = {f"at δ = {d:.3g}": trending(one, -1) for d, one in zip(delta, trends, strict=True)}
     low, high = min(one.value for one in trends), max(one.value for one in trends)
     shown = record.steps(1)
     middle = shown[len(shown) // 2]

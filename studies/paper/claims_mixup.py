@@ -1,6 +1,7 @@
 """Claims about training with latent mixup."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from .mixup import Match, collapsed_betas
 from .scores import by_name
 from .seeds import NAMES, Trainings, widen
 from .statistics import Interval
-from .verdicts import COST, below, collapsed, of_all
+from .verdicts import COST, Shared, collapsed, lying_below, of_all
 
 
 def of_mixup(archives: Archives) -> list[Claim]:
@@ -29,8 +30,11 @@ def _between_trainings(form: str, trainings: Trainings, variance: float | None) 
     count = len(np.unique(trainings.seed))
     found, said = [], f"mixup{NAMES[form]}"
     for name, text, bound, words in _TESTS:
-        ratios = {float(beta): trainings.ratio(name, beta) for beta in trainings.betas}
-        known = {beta: interval for beta, interval in ratios.items() if interval is not None}
+        known = {
+            float(beta): partial(_ratio, trainings, name, beta)
+            for beta in trainings.betas
+            if trainings.ratio(name, beta) is not None
+        }
         found.append(
             _claim(
                 text.format(mixup=said),
@@ -42,6 +46,12 @@ def _between_trainings(form: str, trainings: Trainings, variance: float | None) 
                 "Fig. 6" if form == "text" else OURS,
             )
         )
+    return found
+
+
+def _ratio(trainings: Trainings, name: str, beta: float, cases: int = 1) -> Interval:
+    found = trainings.ratio(name, beta, cases)
+    assert found is not None
     return found
 
 
@@ -111,7 +121,7 @@ def _at_nearest_error(archives: Archives) -> list[Claim]:
 
 def _widened(
     archives: Archives, matches: list[Match], name: str
-) -> tuple[dict[float, Interval], str]:
+) -> tuple[dict[float, Shared], str]:
     """Ratios by β, with the scatter of trainings in their intervals, and what is in these."""
     ratios = {match.beta: match.ratios[name] for match in matches}
     images = "over images of one training each"
@@ -122,10 +132,10 @@ def _widened(
         scatter, source = trainings.scatter(name, betas), "between trainings"
     else:
         scatter, source = _around_the_curve(archives, name), "of trainings around their curve"
-    if scatter[1] < 1:
-        return ratios, images
-    widened = {beta: widen(interval, scatter) for beta, interval in ratios.items()}
-    return widened, f"{images}, the scatter {source} added"
+    widened: dict[float, Shared] = {
+        beta: partial(widen, interval, scatter) for beta, interval in ratios.items()
+    }
+    return widened, f"{images}, the scatter {source} added" if scatter[1] else images
 
 
 def _around_the_curve(archives: Archives, name: str) -> tuple[float, int]:
@@ -143,7 +153,7 @@ def _around_the_curve(archives: Archives, name: str) -> tuple[float, int]:
 
 def _claim(
     text: str,
-    ratios: Mapping[float, Interval],
+    ratios: Mapping[float, Shared],
     gone: set[float],
     bound: float,
     words: Sequence[str],
@@ -152,11 +162,11 @@ def _claim(
 ) -> Claim:
     """A claim about several β; those where the code has collapsed are marked, and left out."""
     cells = "; ".join(
-        f"{interval} at β = {beta:.3g}{' (collapsed)' if _among(beta, gone) else ''}"
+        f"{interval(1)} at β = {beta:.3g}{' (collapsed)' if _among(beta, gone) else ''}"
         for beta, interval in ratios.items()
     )
     cases = {
-        f"at β = {beta:.3g}": below(interval, bound)
+        f"at β = {beta:.3g}": lying_below(interval, bound)
         for beta, interval in ratios.items()
         if not _among(beta, gone)
     }

@@ -72,11 +72,13 @@ class Trainings:
         chosen = np.isclose(self.beta, beta, rtol=1e-4) & ((self.mixup > 0) == mixed)
         return self.mean[chosen, self.score.index(score)]
 
-    def ratio(self, score: str, beta: float) -> Interval | None:
-        """With mixup over without, with an interval between trainings; None if they are too few."""
-        return ratio_of_trainings(
-            *(self.means(score, beta, mixed=mixed) for mixed in (True, False))
-        )
+    def ratio(self, score: str, beta: float, cases: int = 1) -> Interval | None:
+        """With mixup over without, with an interval between trainings; None if they are too few.
+
+        Where it is one of several ``cases``, they share the 5 %.
+        """
+        with_mixup, without = (self.means(score, beta, mixed=mixed) for mixed in (True, False))
+        return ratio_of_trainings(with_mixup, without, cases)
 
     def has_collapsed(self, beta: float, variance: float | None) -> bool:
         """Whether the code has, without mixup; ``variance`` as for :func:`verdicts.collapsed`."""
@@ -100,13 +102,14 @@ class Trainings:
         return float(sum(s / f for s, f in zip(squares, freedom, strict=True))), min(freedom)
 
 
-def widen(interval: Interval, scatter: tuple[float, int]) -> Interval:
-    """An interval over images of one pair of trainings, with the scatter of trainings added."""
-    variance, freedom = scatter
-    if freedom < 1:
-        return interval
+def widen(interval: Interval, scatter: tuple[float, int], cases: int = 1) -> Interval:
+    """An interval over images of one pair of trainings, with the scatter of trainings added.
+
+    Where it is one of several ``cases``, they share the 5 %.
+    """
+    variance, freedom = scatter if scatter[1] > 0 else (0.0, np.inf)
     images = np.log(interval.high / interval.low) / (2 * stats.norm.ppf(0.975))
-    side = stats.t.ppf(0.975, freedom) * np.sqrt(images**2 + variance)
+    side = stats.t.ppf(1 - 0.025 / cases, freedom) * np.sqrt(images**2 + variance)
     return Interval(
         interval.value,
         *(float(interval.value * np.exp(sign * side)) for sign in (-1, 1)),

@@ -54,16 +54,16 @@ def spearman(a: NDArray, b: NDArray) -> float:
     return float(_unit_ranks(np.asarray(a, float)) @ _unit_ranks(np.asarray(b, float)))
 
 
-def rank_correlation(a: NDArray, b: NDArray) -> Interval:
+def rank_correlation(a: NDArray, b: NDArray, cases: int = 1) -> Interval:
     """Spearman's of ``(n,)`` pairs drawn at random, such as images; 0 where one is constant.
 
     The interval is that of Bonett & Wright (Psychometrika 2000); of fewer than five pairs, it is
-    all that there can be.
+    all that there can be. Where it is one of several ``cases``, they share the 5 %.
     """
     value = spearman(a, b)
     if len(a) < 5:
         return Interval(value, -1.0, 1.0)
-    side = stats.norm.ppf(0.975) * np.sqrt((1 + value**2 / 2) / (len(a) - 3))
+    side = stats.norm.ppf(1 - 0.025 / cases) * np.sqrt((1 + value**2 / 2) / (len(a) - 3))
     z = np.arctanh(np.clip(value, -1 + 1e-12, 1 - 1e-12))
     return Interval(value, float(np.tanh(z - side)), float(np.tanh(z + side)))
 
@@ -82,11 +82,12 @@ def median(values: NDArray) -> Interval:
     return Interval(float(np.median(ordered)), float(ordered[low]), float(ordered[-1 - low]))
 
 
-def ratio_of_trainings(a: NDArray, b: NDArray) -> Interval | None:
+def ratio_of_trainings(a: NDArray, b: NDArray, cases: int = 1) -> Interval | None:
     """Geometric mean of a over that of b, with Welch's t-interval of the logarithms.
 
     Args:
         a, b: positive means over images, one for each training, ``(n,)`` and ``(m,)``.
+        cases: how many such ratios share the 5 %.
 
     Returns:
         None if there are fewer than two of either.
@@ -95,7 +96,7 @@ def ratio_of_trainings(a: NDArray, b: NDArray) -> Interval | None:
         return None
     logs = [np.log(values) for values in (a, b)]
     found = stats.ttest_ind(*logs, equal_var=False)
-    interval = found.confidence_interval(0.95)
+    interval = found.confidence_interval(1 - 0.05 / cases)
     difference = logs[0].mean() - logs[1].mean()
     return Interval(*(float(np.exp(x)) for x in (difference, interval.low, interval.high)))
 

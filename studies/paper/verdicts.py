@@ -1,6 +1,6 @@
 """The rules by which numbers become verdicts on the paper's claims: all of them, in one place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,10 +19,15 @@ BROKEN = 0.01  # rise of the mean squared error at which reconstructions count a
 COST = 1.05  # ratio of errors of reconstruction up to which something is said to cost nothing
 HOLDS = 0.99  # share of the best displacement from which a step counts as the best
 
+# Of a case of several: its word, and an interval, by among how many cases the error is shared.
+Case = Callable[[int], str]
+Shared = Callable[[int], Interval]
+
 RULES = f"""\
 - **confirmed**: the numbers show it; **refuted**: they show the opposite; **undecided**: they show
   neither.
-- **conditional**: it holds in some cases and the opposite holds in others, which are named.
+- **conditional**: it holds with exceptions, or in some cases while the opposite holds in others,
+  which are named.
 - A *trend* over β needs at least {FEWEST} different β and a permutation test with p < {LEVEL:g}.
   It is confirmed if the rank correlation has the claimed sign and at least the size {STRONG},
   conditional if it has the sign but is weaker, refuted if it has the other sign.
@@ -33,9 +38,12 @@ RULES = f"""\
   {BROKEN:g}.
 - A step is *the best* if, for the median image, it moves the code by more than {HOLDS:g} of what
   the best other step does: again the whole 95 % interval.
-- A claim about several cases, such as values of β, is confirmed if it is for all of them. If it is
-  confirmed for some and refuted for others, it is conditional. Otherwise it is refuted if it is for
-  at least one, and else undecided.
+- A claim about several cases, such as values of β, is confirmed if all of them are. If some are
+  refuted, it is conditional where others are confirmed or conditional, and else refuted. If none is
+  refuted, it is undecided where one of them is, and else conditional. The cases share the chance of
+  error (Holm's procedure): the surest of n has to be sure at an nth of the level, the next at an
+  (n − 1)th, and so on. So a case can be one that cannot be told though its own interval leaves the
+  bound out.
 - A code is called *collapsed* if the error of reconstruction is at least {100 * COLLAPSED:.0f} %
   of the pixels' variance, which is what a constant image would do. Such VAEs are left out of
   verdicts on ratios, and marked.
@@ -57,11 +65,11 @@ class Verdict(NamedTuple):
         return f"{self.word}: {self.which}" if self.which else self.word
 
 
-def of_trend(found: Correlation, sign: int) -> Verdict:
-    """Whether something rises (``sign`` 1) or falls (−1) with β."""
+def of_trend(found: Correlation, sign: int, cases: int = 1) -> Verdict:
+    """Whether something rises (``sign`` 1) or falls (−1) with β, as one of several cases."""
     if found.betas < FEWEST:
         return Verdict(UNDECIDED, f"{found.betas} values of β are too few for a trend")
-    if found.p >= LEVEL:
+    if found.p >= LEVEL / cases:
         return Verdict(UNDECIDED, "no trend either way")
     if sign * found.value < 0:
         return Verdict(REFUTED, f"it {'falls' if sign > 0 else 'rises'} instead")
@@ -85,15 +93,31 @@ def best(share: NDArray) -> str:
     return above(median(share), HOLDS)
 
 
-def of_all(cases: Mapping[str, str], holds: str = "holds", fails: str = "does not") -> Verdict:
+def trending(found: Correlation, sign: int) -> Case:
+    """A trend as one of several cases."""
+    return lambda cases: of_trend(found, sign, cases).word
+
+
+def lying_below(interval: Shared, bound: float = 1.0) -> Case:
+    """Whether something is less than a bound, as one of several cases."""
+    return lambda cases: below(interval(cases), bound)
+
+
+def lying_above(interval: Shared, bound: float = 1.0) -> Case:
+    """Whether something is more than a bound, as one of several cases."""
+    return lambda cases: above(interval(cases), bound)
+
+
+def of_all(cases: Mapping[str, Case], holds: str = "holds", fails: str = "does not") -> Verdict:
     """Of several cases that all have to hold.
 
     Args:
-        cases: the word for each case, by where that is, such as ``"at β = 0.01"``.
+        cases: what decides each case, by where that is, such as ``"at β = 0.01"``.
         holds, fails: what is said of the cases where it is confirmed, and refuted.
     """
-    words = set(cases.values())
-    if len(words) == 1:
+    decided = _together(cases)
+    words = set(decided.values())
+    if len(words) == 1 and CONDITIONAL not in words:
         return Verdict(*words)
     phrases = {
         CONFIRMED: holds,
@@ -101,13 +125,28 @@ def of_all(cases: Mapping[str, str], holds: str = "holds", fails: str = "does no
         REFUTED: fails,
         UNDECIDED: "cannot be told",
     }
-    found = {word: [name for name, it in cases.items() if it == word] for word in phrases}
+    found = {word: [name for name, it in decided.items() if it == word] for word in phrases}
     which = "; ".join(
         f"{phrases[word]} {_listed(names, len(cases))}" for word, names in found.items() if names
     )
-    if CONDITIONAL in words or {CONFIRMED, REFUTED} <= words:
-        return Verdict(CONDITIONAL, which)
-    return Verdict(REFUTED if REFUTED in words else UNDECIDED, which)
+    if REFUTED in words:
+        return Verdict(CONDITIONAL if words & {CONFIRMED, CONDITIONAL} else REFUTED, which)
+    return Verdict(UNDECIDED if UNDECIDED in words or not words else CONDITIONAL, which)
+
+
+def _together(cases: Mapping[str, Case]) -> dict[str, str]:
+    """The words for cases of which none may be wrong by chance, by Holm's procedure."""
+    words = dict.fromkeys(cases, UNDECIDED)
+    left = dict(cases)
+    while left:
+        found = {name: case(len(left)) for name, case in left.items()}
+        sure = {name: word for name, word in found.items() if word != UNDECIDED}
+        if not sure:
+            break
+        # Those that are sure leave a larger share of the level to the others.
+        words |= sure
+        left = {name: case for name, case in left.items() if name not in sure}
+    return words
 
 
 def collapsed(error: NDArray, variance: float | None) -> NDArray[np.bool_]:
