@@ -20,7 +20,7 @@ def claims(archives: Archives) -> list[Claim]:
     """All claims that the archives can decide."""
     found: list[Claim] = []
     if archives.distance is not None:
-        found += claims_beta.of_distances(archives.distance, archives.beta)
+        found += claims_beta.of_distances(archives.distance, archives.beta, archives.variance)
     if archives.beta is not None:
         found += claims_beta.of_scores(archives.beta, archives.variance)
         found += claims_beta.of_attacks(archives.beta)

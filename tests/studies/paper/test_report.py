@@ -212,6 +212,27 @@ def test_whether_reconstructions_differ_significantly(rise, word):
     assert found[text] == word
 
 
+def test_a_rise_of_errors_knows_the_scatter_of_trainings(monkeypatch):
+    """0.008 of one training is not under 0.01 if trainings of neighbouring β differ by a third."""
+    monkeypatch.setattr(gp, "STEPS", 50)
+
+    def risen(betas, rise):
+        error = np.full((len(betas), 40), 0.1)
+        after = (error.mean(1) + rise)[:, None, None] * np.ones((1, 5, len(EXTENT.steps)))
+        zero = np.zeros_like(after)
+        return made(
+            betas, reconstruction_error=error, attack_error_mean=after, attack_error_std=zero
+        )
+
+    few, betas = risen([0.1, 1, 10], 0.008), np.geomspace(0.01, 10, 20)
+    for scatter, word in ((0.01, REFUTED), (0.3, UNDECIDED)):
+        noise = np.exp(scatter * np.random.default_rng(0).normal(size=20))
+        many = _archives(distance=few, beta=risen(betas, 0.008 * noise))
+        found = [one for one in claims.claims(many) if "differ significantly" in one.text]
+        assert [one.verdict.word for one in found] == [word]
+        assert "the scatter of trainings around their curve added" in found[0].evidence
+
+
 @pytest.mark.parametrize(("power", "word"), [(-1, CONFIRMED), (1, REFUTED), (0, UNDECIDED)])
 def test_whether_the_code_moves_further_the_smaller_beta_is(power, word):
     def moved(betas):
