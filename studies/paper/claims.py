@@ -25,8 +25,7 @@ def claims(archives: Archives) -> list[Claim]:
         found += claims_beta.of_scores(archives.beta, archives.variance)
         found += claims_beta.of_attacks(archives.beta)
         found += claims_beta.of_damage(archives.beta, archives.variance)
-    if archives.mixup is not None and archives.beta is not None:
-        found += claims_mixup.of_mixup(archives)
+    found += claims_mixup.of_mixup(archives)
     if archives.combined is not None and archives.beta is not None:
         found += _combined(archives.combined, archives.beta, archives.variance)
     if archives.optimality is not None:
@@ -52,8 +51,11 @@ def _combined(record: Record, flat: Record, variance: float | None) -> list[Clai
     ratios = [(interval(), b) for interval, b in kept]
     least, most = min(ratios), max(ratios)
     evidence = "ratio of means over the same images of the same VAE"
-    if scatter[1]:
-        evidence += ", the scatter of trainings around their curve added"
+    evidence += (
+        ", the scatter of trainings around their curve added"
+        if scatter[1]
+        else ", of one training each, whose scatter is not known"
+    )
     evidence += f": least {least[0]} at β = {least[1]:.3g}, most {most[0]} at β = {most[1]:.3g}"
     if gone.any():
         evidence += f"; the code has collapsed at {gone.sum()} of {len(gone)} β, left out"

@@ -200,14 +200,13 @@ def _difference(record: Record, step: int, many: Record, variance: float | None)
     before = record["reconstruction_error"][at].astype(float)
     value, deviation = _rises(record, step)[at], record["attack_error_std"][at, 0, step]
     images = np.hypot(deviation, before.std()) / np.sqrt(len(before))
-    scatter, freedom, added = 0.0, np.inf, "over images of one training"
+    side, added = np.inf, "of one training, whose scatter is not known"
     gone = collapsed(many["reconstruction_error"].mean(1, dtype=float), variance)
     for same in _unclipped(many):
-        found = gp.scatter(many["beta"][~gone], _rises(many, same)[~gone])
-        if found[1]:
-            scatter, freedom = found
-            added += ", the scatter of trainings around their curve added"
-    side = stats.t.ppf(0.975, freedom) * np.hypot(images, value * np.sqrt(scatter))
+        scatter, freedom = gp.scatter(many["beta"][~gone], _rises(many, same)[~gone])
+        if freedom:
+            side = stats.t.ppf(0.975, freedom) * np.hypot(images, value * np.sqrt(scatter))
+            added = "over images, the scatter of trainings around their curve added"
     rise = Interval(*(float(value + sign * side) for sign in (0, -1, 1)))
     clipped = record.attack_error(Step(PUBLISHED[1], 1))[at].astype(float)
     return Claim(
@@ -216,8 +215,8 @@ def _difference(record: Record, step: int, many: Record, variance: float | None)
         Verdict(above(rise, BROKEN)),
         f"β = {record['beta'][at]:g}: the mean error rises from {before.mean():.4f} by {rise}, "
         f"{added}; if images are clipped to [0, 1], it becomes {ratio(clipped, before)} times as "
-        f"large, rises for {100 * np.mean(clipped > before):.0f} % of images, and at least doubles for "
-        f"{100 * np.mean(clipped >= 2 * before):.1f} %",
+        f"large, rises for {100 * np.mean(clipped > before):.0f} % of images, and at least doubles "
+        f"for {100 * np.mean(clipped >= 2 * before):.1f} %",
         "Fig. 2",
     )
 

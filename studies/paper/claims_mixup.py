@@ -18,18 +18,28 @@ from .verdicts import COST, Shared, collapsed, lying_below, of_all
 def of_mixup(archives: Archives) -> list[Claim]:
     """Figures 6 and 7: at the same β, between trainings; and at the same reconstruction."""
     several = archives.trainings
-    found = [] if "text" in several else _of_pairs(archives)
+    found = [] if _form(archives) in several else _of_pairs(archives)
     for form, trainings in several.items():
         found += _between_trainings(form, trainings, archives.variance)
     return [*found, *_at_nearest_error(archives)]
 
 
+def _form(archives: Archives) -> str:
+    """Of the mixup of which there is one training of each β."""
+    return "text" if archives.mixup is None else archives.mixup.mixup_form
+
+
 def _between_trainings(form: str, trainings: Trainings, variance: float | None) -> list[Claim]:
     """At the same β, with intervals between trainings."""
-    gone = {float(b) for b in trainings.betas if trainings.has_collapsed(b, variance)}
     count = len(np.unique(trainings.seed))
     found, said = [], f"mixup{NAMES[form]}"
     for name, text, bound, words in _TESTS:
+        gone = {
+            float(beta)
+            for beta in trainings.betas
+            for mixed in _decides(name)
+            if trainings.has_collapsed(beta, variance, mixed=mixed)
+        }
         known = {
             float(beta): partial(_ratio, trainings, name, beta)
             for beta in trainings.betas
@@ -55,21 +65,31 @@ def _ratio(trainings: Trainings, name: str, beta: float, cases: int = 1) -> Inte
     return found
 
 
+def _decides(name: str) -> tuple[bool, ...]:
+    """Without mixup and with: whose collapse leaves a ratio without a meaning.
+
+    If mixup makes the code collapse, that is what it costs in reconstruction, and no gain in ρ.
+    """
+    return (False,) if name == "MSE" else (False, True)
+
+
 def _of_pairs(archives: Archives) -> list[Claim]:
     """At the same β, of one training each."""
-    matches = archives.same_beta
-    found = []
+    matches, form = archives.same_beta, _form(archives)
+    found: list[Claim] = []
+    if not matches:
+        return found
     for name, text, bound, words in _TESTS:
         ratios, added = _widened(archives, matches, name)
         found.append(
             _claim(
-                text.format(mixup="mixup"),
+                text.format(mixup=f"mixup{NAMES[form]}"),
                 ratios,
-                _collapsed(archives, matches),
+                _collapsed(archives, matches, name),
                 bound,
                 words,
                 f"{name} with mixup over without, {added}",
-                "Fig. 6",
+                "Fig. 6" if form == "text" else OURS,
             )
         )
     return found
@@ -98,22 +118,21 @@ _TESTS = (
 
 def _at_nearest_error(archives: Archives) -> list[Claim]:
     """VAEs with mixup beside those without of the nearest error of reconstruction."""
-    matches = archives.matches
-    gone = _collapsed(archives, matches)
-    found = []
-    for name in matches[0].ratios:
+    matches, form = archives.matches, _form(archives)
+    found: list[Claim] = []
+    for name in matches[0].ratios if matches else ():
         if name in ("MSE", "λ₁/Σλ"):
             continue
         ratios, added = _widened(archives, matches, name)
         found.append(
             _claim(
-                f"mixup lowers {name}, at the nearest MSE of reconstruction",
+                f"mixup{NAMES[form]} lowers {name}, at the nearest MSE of reconstruction",
                 ratios,
-                gone,
+                _collapsed(archives, matches, name),
                 1.0,
                 (f"lowers {name}", "raises it"),
                 f"{name} with mixup over without, {added}",
-                "Sec. 4.2.2" if name in _PAPERS else OURS,
+                "Sec. 4.2.2" if name in _PAPERS and form == "text" else OURS,
             )
         )
     return found
@@ -124,9 +143,8 @@ def _widened(
 ) -> tuple[dict[float, Shared], str]:
     """Ratios by β, with the scatter of trainings in their intervals, and what is in these."""
     ratios = {match.beta: match.ratios[name] for match in matches}
-    images = "over images of one training each"
-    gone = _collapsed(archives, matches)
-    trainings = archives.trainings.get("text")
+    gone = _collapsed(archives, matches, name)
+    trainings = archives.trainings.get(_form(archives))
     if trainings is not None and name in trainings.score:
         betas = np.array([beta for beta in trainings.betas if not _among(beta, gone)])
         scatter, source = trainings.scatter(name, betas), "between trainings"
@@ -135,7 +153,9 @@ def _widened(
     widened: dict[float, Shared] = {
         beta: partial(widen, interval, scatter) for beta, interval in ratios.items()
     }
-    return widened, f"{images}, the scatter {source} added" if scatter[1] else images
+    if scatter[1]:
+        return widened, f"over images of one training each, the scatter {source} added"
+    return widened, "of one training each, whose scatter is not known"
 
 
 def _around_the_curve(archives: Archives, name: str) -> tuple[float, int]:
@@ -173,10 +193,15 @@ def _claim(
     return Claim(text, of_all(cases, *words), f"{measured}: {cells}", source)
 
 
-def _collapsed(archives: Archives, matches: list[Match]) -> set[float]:
-    """β at which the VAE without mixup has collapsed."""
-    betas = collapsed_betas(archives.mixup, archives.beta, archives.variance)
-    return {match.beta for match in matches if _among(match.matched_beta, betas)}
+def _collapsed(archives: Archives, matches: list[Match], name: str) -> set[float]:
+    """β at which a collapse leaves the ratio of a score without a meaning."""
+    of = (archives.mixup, archives.beta, archives.variance)
+    gone = {mixed: collapsed_betas(*of, mixed=mixed) for mixed in _decides(name)}
+    return {
+        match.beta
+        for match in matches
+        if _among(match.matched_beta, gone[False]) or _among(match.beta, gone.get(True, set()))
+    }
 
 
 def _among(beta: float, betas: set[float]) -> bool:

@@ -16,6 +16,7 @@ from .drawing import ENTROPY, RADIUS
 from .measurement import effort
 from .records import Record
 from .scores import by_name
+from .seeds import NAMES as FORMS
 from .seeds import some
 from .statistics import Interval, ratio
 from .tables import columns, scores_table
@@ -115,14 +116,14 @@ def split(record: Record, without: Record) -> tuple[Record, Record]:
 
 
 def collapsed_betas(
-    record: Record | None, without: Record | None, variance: float | None
+    record: Record | None, without: Record | None, variance: float | None, *, mixed: bool = False
 ) -> set[float]:
-    """β of the VAEs without mixup whose code has collapsed."""
+    """β of the VAEs without mixup, or with, whose code has collapsed."""
     if record is None or without is None:
         return set()
-    _, others = split(record, without)
-    gone = collapsed(others["reconstruction_error"].mean(1, dtype=float), variance)
-    return {float(beta) for beta in others["beta"][gone]}
+    one = split(record, without)[0 if mixed else 1]
+    gone = collapsed(one["reconstruction_error"].mean(1, dtype=float), variance)
+    return {float(beta) for beta in one["beta"][gone]}
 
 
 def _match(record: Record, without: Record, i: int, j: int) -> Match:
@@ -162,8 +163,8 @@ def draw(record: Record, without: Record, path: Path) -> Path:
     for part, power in zip(below, (1, 0), strict=True):
         drawing.error_curves(part, pair, power, NAMES, hues)
     title = (
-        f"With mixup (weight {record['mixup'].max():g}) and without; β = {value:.3g} where one is "
-        f"shown\n{drawing.caption(record)}"
+        f"With mixup{FORMS[record.mixup_form]} (weight {record['mixup'].max():g}) and without; "
+        f"β = {value:.3g} where one is shown\n{drawing.caption(record)}"
     )
     return drawing.save(figure, path, title)
 
@@ -197,7 +198,8 @@ def _make_reconstructions(vaes: Vaes, pair: list[Subject]) -> None:
     """Figure 7, as pictures in reconstructions.h5."""
     path = vaes.out / "reconstructions.h5"
     listed = [subject.listed() for subject in pair]
-    title = f"Reconstructions without and with mixup: {vaes.dataset}, β = {pair[0].beta:g}"
+    title = f"Reconstructions without and with mixup{FORMS[pair[1].form]}: {vaes.dataset}, "
+    title += f"β = {pair[0].beta:g}"
     configuration = {**vaes.configuration, "vaes": listed, "shown": SHOWN, "title": title}
     if named_arrays.holds(path, configuration):
         return

@@ -69,6 +69,12 @@ class Record:
         known = self.arrays.get("pixel_variance")
         return None if known is None else float(np.mean(known))
 
+    @property
+    def mixup_form(self) -> str:
+        """Of the penalty, for the VAEs that have one: text or code."""
+        vaes = self.configuration.get("vaes", [])
+        return "code" if any("code" in subject for subject in vaes) else "text"
+
     def select(self, chosen: NDArray | Sequence[int]) -> "Record":
         """The same for some of the VAEs: indices, or a mask."""
         some = {key: array[chosen] if key in OF_VAES else array for key, array in self._items()}

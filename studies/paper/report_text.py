@@ -1,5 +1,6 @@
 """What the report says whatever the archives hold."""
 
+from .gp import SCATTERS
 from .verdicts import RULES
 
 INTRODUCTION = f"""\
@@ -21,7 +22,8 @@ Where a number comes from:
 - *Between trainings*: several seeds of the same β; Welch's t-interval of the logarithms.
 - *Over images*: percentile bootstraps of one training, the same images on both sides. They say
   nothing of another training, so the scatter of trainings is added: that of several seeds where
-  there are such, else that around the curve over β, mixup taken to scatter as much.
+  there are such, else that around the curve over β, of at least {SCATTERS} β, mixup taken to
+  scatter as much.
 - "Extension" marks what the paper does not say.
 """
 LIMITS = """\

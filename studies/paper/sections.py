@@ -135,7 +135,7 @@ def _trainings(trainings: Trainings, variance: float | None) -> list[str]:
             for mixed in (False, True)
         ]
         cells = ["one training" if interval is None else str(interval) for interval in ratios]
-        gone = trainings.has_collapsed(beta, variance)
+        gone = any(trainings.has_collapsed(beta, variance, mixed=mixed) for mixed in (False, True))
         rows.append([_beta(beta, out=gone), *cells, *radii])
     return table(["β", *names, "ρ of each without", "ρ of each with"], rows)
 

@@ -80,9 +80,9 @@ class Trainings:
         with_mixup, without = (self.means(score, beta, mixed=mixed) for mixed in (True, False))
         return ratio_of_trainings(with_mixup, without, cases)
 
-    def has_collapsed(self, beta: float, variance: float | None) -> bool:
-        """Whether the code has, without mixup; ``variance`` as for :func:`verdicts.collapsed`."""
-        errors = self.means("MSE", beta, mixed=False)
+    def has_collapsed(self, beta: float, variance: float | None, *, mixed: bool) -> bool:
+        """Whether the code has; ``variance`` as for :func:`verdicts.collapsed`."""
+        errors = self.means("MSE", beta, mixed=mixed)
         return len(errors) > 0 and bool(collapsed(errors.mean(), variance))
 
     def scatter(self, score: str, betas: NDArray) -> tuple[float, int]:
@@ -105,9 +105,12 @@ class Trainings:
 def widen(interval: Interval, scatter: tuple[float, int], cases: int = 1) -> Interval:
     """An interval over images of one pair of trainings, with the scatter of trainings added.
 
-    Where it is one of several ``cases``, they share the 5 %.
+    It is all positive numbers if that is not known: images say nothing of another training. Where
+    it is one of several ``cases``, they share the 5 %.
     """
-    variance, freedom = scatter if scatter[1] > 0 else (0.0, np.inf)
+    variance, freedom = scatter
+    if freedom < 1:
+        return Interval(interval.value, 0.0, np.inf)
     images = np.log(interval.high / interval.low) / (2 * stats.norm.ppf(0.975))
     side = stats.t.ppf(1 - 0.025 / cases, freedom) * np.sqrt(images**2 + variance)
     return Interval(

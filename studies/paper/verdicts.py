@@ -32,7 +32,8 @@ RULES = f"""\
   It is confirmed if the rank correlation has the claimed sign and at least the size {STRONG},
   conditional if it has the sign but is weaker, refuted if it has the other sign.
 - A *ratio* is confirmed to be below (above) a bound if its whole 95 % interval is, and refuted if
-  the whole interval is on the other side. That something *costs nothing* means a ratio below
+  the whole interval is on the other side. It is undecided where one training of each was measured
+  and the scatter of trainings is not known. That something *costs nothing* means a ratio below
   {COST:g}: the upper end of the interval decides.
 - Reconstructions *break*, or differ significantly, where their mean squared error has risen by
   {BROKEN:g}.
@@ -46,7 +47,8 @@ RULES = f"""\
   bound out.
 - A code is called *collapsed* if the error of reconstruction is at least {100 * COLLAPSED:.0f} %
   of the pixels' variance, which is what a constant image would do. Such VAEs are left out of
-  verdicts on ratios, and marked.
+  verdicts on ratios, and marked; but errors of reconstruction count where mixup alone has made a
+  code collapse.
 """
 
 

@@ -21,6 +21,8 @@ from tests.studies.shell import run
 EXTENT = effort(40, quick=False)
 CONFIGURATION = {"dataset": "made", "epochs": 1, "metric": "expected", "seed": 0, "images": 40}
 VARIANCE = 5.0
+MANY = np.geomspace(0.1, 10, 9)  # enough for a scatter around a curve; 1 is among them
+THREE = [0, 4, 8]  # 0.1, 1 and 10
 
 
 @pytest.fixture(autouse=True)
@@ -91,37 +93,79 @@ def test_mixup_is_matched_by_reconstruction():
 
 @pytest.mark.parametrize(("factor", "verdict"), [(0.5, CONFIRMED), (1, UNDECIDED), (3, REFUTED)])
 def test_mixup_and_the_combined_metric(factor, verdict):
-    flat, other = made([0.1, 1, 10]), made([0.1, 1, 10], mixup=1.0)
-    scaled = Record(other.arrays | {"eigenvalues": factor * flat["eigenvalues"]}, CONFIGURATION)
-    found = verdicts(claims.claims(_archives(beta=flat, mixup=scaled, combined=scaled)))
+    flat = made(MANY)
+    lower = _times(factor, flat)
+    found = verdicts(claims.claims(_archives(beta=flat, mixup=lower, combined=lower)))
     assert found["mixup lowers ρ, at the same β"] == verdict
     opposite = {CONFIRMED: REFUTED, REFUTED: CONFIRMED}.get(verdict, verdict)
     assert found["the combined metric has a larger ρ than the flat one"] == opposite
 
 
+def _times(factor, flat, **configuration):
+    """As ``flat``, with mixup, and ρ multiplied for each VAE."""
+    factors = np.broadcast_to(factor, len(flat["beta"]))[:, None, None]
+    changed = {"eigenvalues": factors * flat["eigenvalues"], "mixup": np.ones(len(flat["beta"]))}
+    return Record(flat.arrays | changed, CONFIGURATION | configuration)
+
+
+def test_of_one_training_each_nothing_follows_without_their_scatter():
+    """Three pairs would all be in order by chance one time in eight."""
+    flat = made(MANY).select(THREE)
+    lower = _times(0.5, flat)
+    found = verdicts(claims.claims(_archives(beta=flat, mixup=lower, combined=lower)))
+    assert found["mixup lowers ρ, at the same β"] == UNDECIDED
+    assert found["the combined metric has a larger ρ than the flat one"] == UNDECIDED
+
+
+def test_the_authors_mixup_is_named_where_it_was_trained_once():
+    flat = made(MANY)
+    lower = _times(0.5, flat, vaes=[[beta, 1.0, "code"] for beta in MANY])
+    trainings = {"text": trained((3, 3, 3), 0.05)}
+    found = claims.claims(_archives(beta=flat, mixup=lower, trainings=trainings))
+    words = {one.text: (one.verdict.word, one.source) for one in found}
+    assert words["mixup lowers ρ, at the same β"] == (REFUTED, "Fig. 6")
+    theirs = "mixup as in the authors' code lowers ρ, at the same β"
+    assert words[theirs] == (CONFIRMED, "extension")
+    assert not any(text.startswith("mixup lowers") and "nearest" in text for text in words)
+
+
+def test_trainings_alone_decide_what_they_can():
+    found = verdicts(claims.claims(_archives(trainings={"text": trained((3, 3, 3), 0.05)})))
+    assert found["mixup lowers ρ, at the same β"] == REFUTED
+
+
+def test_a_collapse_that_mixup_brings_about_is_its_cost_and_no_gain():
+    flat = made(MANY, reconstruction_error=0.1)
+    at = np.isclose(MANY, 1)
+    mixed = _times(np.where(at, 1e-3, 3), flat)
+    mixed.arrays["reconstruction_error"] = np.where(at, VARIANCE, 0.1)[:, None] * np.ones(40)
+    found = {one.text: one for one in claims.claims(_archives(beta=flat, mixup=mixed))}
+    lowered = found["mixup lowers ρ, at the same β"]
+    assert lowered.verdict.word == REFUTED
+    assert "at β = 1 (collapsed)" in lowered.evidence
+    cost = found["mixup costs no reconstruction (at most 5 % more MSE), at the same β"]
+    assert "costs more at β = 1" in cost.verdict.which
+
+
 def test_a_mixture_says_which_way():
-    flat, other = made([0.1, 1, 10]), made([0.1, 1, 10], mixup=1.0)
-    factor = np.array([0.5, 3, 1])[:, None, None]
-    scaled = Record(other.arrays | {"eigenvalues": factor * flat["eigenvalues"]}, CONFIGURATION)
-    found = claims.claims(_archives(beta=flat, mixup=scaled))
+    flat = made(MANY)
+    mixed = _times(np.select([MANY < 0.9, MANY > 1.1], [0.5, 1], 3), flat).select(THREE)
+    found = claims.claims(_archives(beta=flat, mixup=mixed))
     (verdict,) = (one.verdict for one in found if one.text == "mixup lowers ρ, at the same β")
     said = "lowers ρ at β = 0.1; raises it at β = 1; cannot be told at β = 10"
     assert verdict == (CONDITIONAL, said)
 
 
 def test_a_collapsed_code_is_marked_and_decides_nothing():
-    error = [[0.1], [0.1], [VARIANCE]]
-    flat = made([0.1, 1, 10], reconstruction_error=error)
-    other = made([0.1, 1, 10], mixup=1.0, reconstruction_error=error)
-    factor = np.array([0.5, 0.5, 900])[:, None, None]
-    scaled = Record(other.arrays | {"eigenvalues": factor * flat["eigenvalues"]}, CONFIGURATION)
-    found = claims.claims(_archives(beta=flat, mixup=scaled, combined=flat))
+    flat = made(MANY, reconstruction_error=np.where(MANY < 9, 0.1, VARIANCE)[:, None])
+    mixed = _times(np.where(MANY < 9, 0.5, 900), flat)
+    found = claims.claims(_archives(beta=flat, mixup=mixed, combined=flat))
     (claim,) = (one for one in found if one.text == "mixup lowers ρ, at the same β")
     assert claim.verdict.word == CONFIRMED
     assert claim.evidence.endswith("at β = 10 (collapsed)")
     assert "900" in claim.evidence
     (claim,) = (one for one in found if one.text.startswith("the combined metric has a larger ρ"))
-    assert "collapsed at 1 of 3 β, left out" in claim.evidence
+    assert "collapsed at 1 of 9 β, left out" in claim.evidence
 
 
 def test_tables_mark_where_the_code_has_collapsed():
@@ -182,7 +226,7 @@ def test_mixup_that_costs_more_than_five_percent_is_not_confirmed_by_the_lower_e
     random = np.random.default_rng(0)
     without, with_mixup = (np.exp(0.35 * random.normal(size=40)) for _ in range(2))
     with_mixup *= 1.04 * without.mean() / with_mixup.mean()
-    flat = made([1], reconstruction_error=without)
+    flat = made(MANY, reconstruction_error=without)
     mixed = made([1], mixup=1.0, reconstruction_error=with_mixup)
     found = verdicts(claims.claims(_archives(beta=flat, mixup=mixed)))
     text = "mixup costs no reconstruction (at most 5 % more MSE), at the same β"
@@ -202,14 +246,16 @@ def test_whether_scores_say_which_images_are_damaged():
 def test_whether_reconstructions_differ_significantly(rise, word):
     error = 0.1 * np.random.default_rng(0).gamma(50, 1 / 50, 40)
     record = made(
-        [0.1, 1, 10],
+        MANY,
         reconstruction_error=error,
         attack_error_mean=error.mean() + rise,
         attack_error_std=error.std(),
     )
-    found = verdicts(claims.claims(_archives(distance=record)))
-    (text,) = (text for text in found if "differ significantly" in text)
-    assert found[text] == word
+    few = record.select(THREE)
+    for many, said in ((record, word), (None, UNDECIDED)):
+        found = verdicts(claims.claims(_archives(distance=few, beta=many)))
+        (text,) = (text for text in found if "differ significantly" in text)
+        assert found[text] == said
 
 
 def test_a_rise_of_errors_knows_the_scatter_of_trainings(monkeypatch):
