@@ -58,7 +58,7 @@ def _combined(record: Record, flat: Record, variance: float | None) -> list[Clai
     )
     evidence += f": least {least[0]} at β = {least[1]:.3g}, most {most[0]} at β = {most[1]:.3g}"
     if gone.any():
-        evidence += f"; the code has collapsed at {gone.sum()} of {len(gone)} β, left out"
+        evidence += f"; the code of {gone.sum()} of {len(gone)} VAEs has collapsed, left out"
     text = "the combined metric has a larger ρ than the flat one"
     found = [Claim(text, of_all(cases), evidence, "App. B")]
     for name, values in (("ρ", record.radius), ("S of λ/Σλ", record["entropy"])):

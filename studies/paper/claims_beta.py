@@ -12,7 +12,17 @@ from .measurement import PUBLISHED, Step
 from .records import Record
 from .scores import marked_labels
 from .statistics import Interval, rank_correlation, ratio, trend
-from .verdicts import BROKEN, Verdict, above, collapsed, lying_above, of_all, of_trend, trending
+from .verdicts import (
+    BROKEN,
+    Verdict,
+    above,
+    collapsed,
+    collapsed_where,
+    lying_above,
+    of_all,
+    of_trend,
+    trending,
+)
 
 _ENTROPIES = {
     "S of λ/Σλ": "entropy",
@@ -31,8 +41,7 @@ def of_scores(record: Record, variance: float | None) -> list[Claim]:
     evidence = f"rank correlation {fall}; {_curve(beta[~gone], radius[~gone], 'ρ')}"
     if gone.any():
         evidence += (
-            f"; the code has collapsed from β = {beta[gone].min():.3g} on, which the slope leaves "
-            "out"
+            f"; the code has collapsed {collapsed_where(beta, gone)}, which the slope leaves out"
         )
     found = [Claim("ρ falls as β grows", of_trend(fall, -1), evidence, where)]
     for label, key in _ENTROPIES.items():

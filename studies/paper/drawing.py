@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..pictures import save_figure
 from . import gp
 from .records import Record
+from .vaes import unusual
 from .verdicts import collapsed
 
 RADIUS, ENTROPY = "spectral_radius", "entropy"
@@ -168,6 +169,7 @@ def caption(record: Record) -> str:
     facts = record.configuration
     metric = {"expected": "Eq. 4", "combined": "Eq. 11"}[facts["metric"]]
     return (
-        f"{facts['dataset']}: {len(record['beta'])} VAEs of {facts['epochs']} epochs, "
+        f"{facts['dataset']}: {len(record['beta'])} VAEs of {facts['epochs']} epochs"
+        f"{unusual(facts)}, "
         f"{len(record['sample'])} held-out images, metric of {metric}"
     )

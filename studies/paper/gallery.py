@@ -12,7 +12,7 @@ from pullback.attacks import EigenAttack
 from .. import named_arrays, pictures
 from ..pictures import DELTAS, Pictures, attacked
 from .seeds import NAMES
-from .vaes import Subject, Vaes, decoder_of, encoder_of
+from .vaes import Subject, Vaes, decoder_of, encoder_of, unusual
 
 QUICK_SHOWN = 4
 PAPERS_BETA, DIGITS_BETA = 1.0, 0.2
@@ -57,6 +57,7 @@ def gallery(
     facts |= {"mixup_form": mixup_form} if mixup_form != "text" else {}
     title = f"What two steps along the top eigenvector do: {vaes.dataset}, β = {beta:g}"
     title += f", mixup{NAMES[mixup_form]} of weight {mixup:g}" if mixup else ""
+    title += unusual(vaes.configuration)
     title += f"\nx + δλη, η of {'Eq. 11' if combined else 'Eq. 4'}, clipped to [0, 1]; norms are "
     title += "means over the images shown"
     configuration = {**vaes.configuration, **facts, "title": title}

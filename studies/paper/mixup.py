@@ -20,7 +20,7 @@ from .seeds import NAMES as FORMS
 from .seeds import some
 from .statistics import Interval, ratio
 from .tables import columns, scores_table
-from .vaes import Subject, Vaes
+from .vaes import Subject, Vaes, unusual
 from .verdicts import collapsed
 
 SHOWN = 10
@@ -199,7 +199,7 @@ def _make_reconstructions(vaes: Vaes, pair: list[Subject]) -> None:
     path = vaes.out / "reconstructions.h5"
     listed = [subject.listed() for subject in pair]
     title = f"Reconstructions without and with mixup{FORMS[pair[1].form]}: {vaes.dataset}, "
-    title += f"β = {pair[0].beta:g}"
+    title += f"β = {pair[0].beta:g}{unusual(vaes.configuration)}"
     configuration = {**vaes.configuration, "vaes": listed, "shown": SHOWN, "title": title}
     if named_arrays.holds(path, configuration):
         return

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..pictures import save_figure
 from .displacements import Displacements
+from .vaes import unusual
 from .verdicts import HOLDS
 
 EIGEN, PGD, PGDS = "eigenvector", "PGD", ("PGD", "PGD from eigenvector")
@@ -96,7 +97,8 @@ def title(configuration: dict[str, Any]) -> str:
     """What was measured, in a line."""
     return (
         f"{configuration['images']} held-out images of {configuration['dataset']}, β = "
-        f"{configuration['beta']:g}, {configuration['epochs']} epochs; PGD with "
+        f"{configuration['beta']:g}, {configuration['epochs']} epochs{unusual(configuration)}; PGD "
+        "with "
         f"{configuration['steps']} steps, {configuration['restarts']} restarts"
     )
 

@@ -21,7 +21,7 @@ from ..named_arrays import Variable
 from . import drawing
 from .optimality_report import STYLES
 from .tables import columns
-from .vaes import Subject, Vaes, encoder_of
+from .vaes import Subject, Vaes, encoder_of, unusual
 
 EIGEN, GRADIENT, PGD_ONCE, PGD = "eigenvector", "gradient", "PGD, one start", "PGD, five starts"
 TOLERANCES = (0.3, 0.1, 0.03, 1e-2, 1e-3, 1e-4)
@@ -195,5 +195,5 @@ def caption(costs: Costs) -> str:
     facts = costs.configuration
     return (
         f"{facts['images']} held-out images of {facts['dataset']}, β = {facts['beta']:g}, "
-        f"steps of norm {facts['eps']:g}, not clipped"
+        f"{facts['epochs']} epochs{unusual(facts)}, steps of norm {facts['eps']:g}, not clipped"
     )

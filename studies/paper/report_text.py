@@ -29,7 +29,8 @@ Where a number comes from:
 LIMITS = """\
 What differs from the paper and from its authors' code:
 
-- 10 epochs, theirs 100; means of the codes are decoded, as in their code.
+- Fewer epochs than theirs, which are 100: how many is said below. Means of the codes are decoded,
+  as in their code.
 - The authors step with the sign that their eigenvector happens to have, and do not clip. An
   eigenvector has no sign: we take the one that moves the code further, which is the worse for the
   VAE, and clip to [0, 1], as any image is. So our errors are those of a stronger attack with a
@@ -42,6 +43,6 @@ What differs from the paper and from its authors' code:
   so that z_m belongs to other images than x_m. The decoder then learns to make one mixture from the
   code of another. "Mixup" here is the text's; theirs is a variant. In both, an image is never mixed
   with itself.
-- CelebA (Figure 4) is not reproduced: its images are not at hand. `python -m studies gallery
-  --dataset celeba` makes that figure where they are.
+- CelebA (Figure 4) is not among the archives that come with the project: its images are not at
+  hand. `python -m studies gallery --dataset celeba` makes that figure where they are.
 """

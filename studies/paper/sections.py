@@ -7,7 +7,8 @@ from .archives import Archives
 from .passes import Costs
 from .records import Record
 from .seeds import NAMES, Trainings
-from .verdicts import collapsed
+from .vaes import unusual
+from .verdicts import collapsed, collapsed_where
 
 _LEVELS = (0.99, 0.999)
 _TABLED = 10
@@ -30,7 +31,7 @@ def what_was_run(archives: Archives) -> list[str]:
         facts = trainings.configuration
         lines.append(
             f"mixup{NAMES[form]} several times: "
-            f"{len(trainings.beta)} trainings of {facts['epochs']} epochs, "
+            f"{len(trainings.beta)} trainings of {facts['epochs']} epochs{unusual(facts)}, "
             f"{len(np.unique(trainings.seed))} of each of {len(trainings.betas)} β with mixup and "
             f"without, {facts['images']} held-out images"
         )
@@ -45,10 +46,11 @@ def what_was_run(archives: Archives) -> list[str]:
         lines.append(f"variance of the pixels over images, mean over pixels: {variance:.4f}")
     if variance is not None and archives.beta is not None:
         error = archives.beta["reconstruction_error"].mean(1, dtype=float)
-        gone = archives.beta["beta"][collapsed(error, variance)]
+        gone = collapsed(error, variance)
         lines.append(
-            f"the code has collapsed at {len(gone)} of {len(error)} β, from β = {gone.min():.3g} on"
-            if len(gone)
+            f"the code of {gone.sum()} of {len(error)} VAEs has collapsed, "
+            f"{collapsed_where(archives.beta['beta'], gone)}"
+            if gone.any()
             else f"no code has collapsed: the largest error is {error.max():.4f}"
         )
     return lines

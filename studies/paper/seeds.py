@@ -23,7 +23,7 @@ from .records import OF_VAES
 from .scores import by_name
 from .statistics import Interval, ratio_of_trainings
 from .tables import columns
-from .vaes import Subject, Vaes
+from .vaes import Subject, Vaes, unusual
 from .verdicts import collapsed
 
 NAMES = {"text": "", "code": " as in the authors' code"}  # of the forms of mixup
@@ -304,5 +304,6 @@ def draw(found: Trainings, path: Path, form: str = "text") -> Path:
         path,
         f"How far trainings of the same β lie apart, with mixup{NAMES[form]} and without: "
         f"{facts['dataset']},\n"
-        f"each mark one training of {facts['epochs']} epochs, mean over {facts['images']} images",
+        f"each mark one training of {facts['epochs']} epochs{unusual(facts)}, mean over "
+        f"{facts['images']} images",
     )

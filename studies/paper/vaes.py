@@ -1,6 +1,6 @@
 """The VAEs that the figures are of: trained when they are first needed, then kept."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +46,12 @@ class Subject(NamedTuple):
         """The same as JSON, without what is as usual."""
         form = [self.form] if self.form != "text" else []
         return [self.beta, self.mixup, *form, *([] if self.seed is None else [self.seed])]
+
+
+def unusual(configuration: Mapping[str, Any]) -> str:
+    """What a caption has to add to the epochs, if VAEs were not trained as the paper's are."""
+    objective, learned = (configuration.get(key) for key in ("objective", "learned_variance"))
+    return f", objective {objective}" * bool(objective) + ", variance learned" * bool(learned)
 
 
 class Vaes:

@@ -159,6 +159,15 @@ def collapsed(error: NDArray, variance: float | None) -> NDArray[np.bool_]:
     return error >= (np.inf if variance is None else COLLAPSED * variance)
 
 
+def collapsed_where(beta: NDArray, gone: NDArray[np.bool_]) -> str:
+    """The β ``(n,)`` of the VAEs that :func:`collapsed` names, at least one, in words."""
+    first = beta[gone].min()
+    if gone[beta >= first].all():
+        return f"from β = {first:.3g} on"
+    betas = np.unique(beta[gone])
+    return _listed([f"at β = {value:.3g}" for value in betas], len(np.unique(beta)))
+
+
 def _listed(names: Sequence[str], total: int) -> str:
     """Names as a sentence has them, a common beginning said once; of too many, their number."""
     if len(names) > _MOST:

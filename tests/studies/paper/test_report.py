@@ -1,5 +1,6 @@
 """The report: verdicts on records for which they are known, and the page as a whole."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from studies.paper.optimality_report import EIGEN, PGDS
 from studies.paper.records import LAYOUT, Record
 from studies.paper.scores import by_name
 from studies.paper.seeds import Trainings
+from studies.paper.vaes import unusual
 from studies.paper.verdicts import CONDITIONAL, CONFIRMED, REFUTED, UNDECIDED
 from tests.studies.shell import run
 
@@ -165,7 +167,7 @@ def test_a_collapsed_code_is_marked_and_decides_nothing():
     assert claim.evidence.endswith("at β = 10 (collapsed)")
     assert "900" in claim.evidence
     (claim,) = (one for one in found if one.text.startswith("the combined metric has a larger ρ"))
-    assert "collapsed at 1 of 9 β, left out" in claim.evidence
+    assert "the code of 1 of 9 VAEs has collapsed, left out" in claim.evidence
 
 
 def test_tables_mark_where_the_code_has_collapsed():
@@ -321,6 +323,19 @@ def test_a_ratio_of_metrics_knows_the_scatter_of_trainings(monkeypatch):
         scaled = Record(flat.arrays | {"eigenvalues": factor * flat["eigenvalues"]}, CONFIGURATION)
         found = verdicts(claims.claims(_archives(beta=flat, combined=scaled)))
         assert found["the combined metric has a larger ρ than the flat one"] == word
+
+
+def test_captions_say_what_is_not_as_in_the_paper():
+    record, trainings = made(MANY), trained((1, 1, 1), 0.1)
+    for facts in (record.configuration, trainings.configuration):
+        assert unusual(facts) == ""
+    other = CONFIGURATION | {"objective": "tcvae", "learned_variance": True}
+    found = _archives(
+        beta=Record(record.arrays, other),
+        trainings={"text": dataclasses.replace(trainings, configuration=other)},
+    )
+    lines = sections.what_was_run(found)
+    assert all("1 epochs, objective tcvae, variance learned" in line for line in lines[:2])
 
 
 def test_what_the_paper_does_not_say_is_an_extension(finished):

@@ -22,6 +22,7 @@ from studies.paper.verdicts import (
     below,
     best,
     collapsed,
+    collapsed_where,
     lying_above,
     of_all,
     of_trend,
@@ -197,3 +198,9 @@ def test_a_collapsed_code_is_as_bad_as_a_constant_image():
     errors = np.array([0.02, 0.05, 0.06])
     np.testing.assert_array_equal(collapsed(errors, 0.067), [False, False, True])
     assert not collapsed(errors, None).any()
+
+
+def test_where_codes_have_collapsed_is_not_always_from_some_beta_on():
+    beta = np.array([0.1, 1, 10])
+    assert collapsed_where(beta, np.array([False, True, True])) == "from β = 1 on"
+    assert collapsed_where(beta, np.array([True, False, True])) == "at β = 0.1 and 10"
