@@ -1,7 +1,7 @@
 """Arrays with named dimensions in one HDF5 file, written whole or not at all; xarray opens it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,20 +68,28 @@ def _write_one(file: h5py.File, name: str, variable: Variable, array: Any) -> No
         data.dims[axis].attach_scale(file[dimension])
 
 
-def read(path: Path, layout: Layout) -> tuple[dict[str, Any], dict[str, Any]]:
+def read(
+    path: Path, layout: Layout, may_lack: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arrays of a file and its configuration; text comes as tuples of strings.
 
-    A file of an earlier version may lack some of them.
+    Args:
+        path: the file.
+        layout: what it holds.
+        may_lack: what files of an earlier version do not have.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged.
+        ValueError: it is damaged, or holds something else.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no {path} to read")
     with open_to_read(path) as file:
         arrays: dict[str, Any] = {name: file[name][...] for name in layout if name in file}
         configuration = json.loads(file.attrs["configuration"])
+    lacking = sorted(layout.keys() - arrays.keys() - set(may_lack))
+    if lacking:
+        raise ValueError(f"{path} has no {', '.join(lacking)}: it is a file of something else")
     for name, array in arrays.items():
         if array.dtype == object:
             arrays[name] = tuple(text.decode() for text in array)

@@ -65,7 +65,8 @@ def mixup(
         without = plain(vaes, count, images, seeds, quick=quick)
         values = some(spaced(count, quick=quick), min(mixed, 2) if quick else mixed)
         pair = [Subject(PAPERS_BETA), Subject(PAPERS_BETA, weight, mixup_form)]
-        subjects = [*(Subject(beta, weight, mixup_form) for beta in values), *pair]
+        mixtures = [Subject(beta, weight, mixup_form) for beta in values]
+        subjects = vaes.repeated([*mixtures, *pair], 1)
         record = records.collect(path, vaes, subjects, effort(images, quick=quick))
         _make_reconstructions(vaes, pair)
     print(f"{scores_table(record)}\n\n{matches_table(matches(record, without))}")

@@ -142,8 +142,8 @@ def part(
     configuration = _configuration(vaes, effort, combined=combined)
     path = vaes.out / "parts" / f"{prefix}{subject.name}.h5"
     if named_arrays.holds(path, configuration):
-        arrays, _ = named_arrays.read(path, _ONE)
-        if arrays.keys() >= _ONE.keys():  # a part of an earlier version lacks some
+        arrays, _ = named_arrays.read(path, _ONE, may_lack=_ONE)
+        if arrays.keys() >= _ONE.keys():  # else it is measured again
             return arrays
     path.parent.mkdir(parents=True, exist_ok=True)
     vae, x = vaes.get(subject), vaes.held_out(effort.images)
@@ -165,7 +165,7 @@ def read(path: Path) -> Record:
         FileNotFoundError: there is none.
         ValueError: it is damaged.
     """
-    return Record(*named_arrays.read(path, LAYOUT))
+    return Record(*named_arrays.read(path, LAYOUT, may_lack=("seed", "pixel_variance")))
 
 
 def _together(

@@ -137,14 +137,17 @@ class Vaes:
     def repeated(self, subjects: Sequence[Subject], seeds: int) -> list[Subject]:
         """Each VAE as often as there are seeds: the study's own, and those that follow it.
 
+        One that is named twice is one VAE all the same, and no other training.
+
         Raises:
             ValueError: there is not even one seed.
         """
         require_integer("seeds", seeds, 1)
         others = range(self.seed + 1, self.seed + seeds)
+        different = list({subject.name: subject for subject in subjects}.values())
         return [
-            *subjects,
-            *(subject._replace(seed=seed) for seed in others for subject in subjects),
+            *different,
+            *(subject._replace(seed=seed) for seed in others for subject in different),
         ]
 
 

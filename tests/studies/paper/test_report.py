@@ -400,6 +400,9 @@ def test_a_damaged_archive_is_named(finished, tmp_path, capsys):
     (folder / "beta.h5").write_bytes(whole[: len(whole) // 2])
     assert run("report", "--archives", folder.parent, "--out", tmp_path / "R.md") == 1
     assert "beta.h5 is damaged" in capsys.readouterr().err
+    (folder / "beta.h5").write_bytes((finished / "digits" / "seeds.h5").read_bytes())
+    assert run("report", "--archives", folder.parent, "--out", tmp_path / "R.md") == 1
+    assert "beta.h5 has no attack_error, " in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match=r"there is no .*none\.h5"):
         records.read(tmp_path / "none.h5")
 

@@ -5,6 +5,7 @@ import pytest
 
 from studies.paper import records, seeds
 from studies.paper.scores import by_name
+from studies.paper.vaes import Subject, Vaes
 from tests.studies.shell import run
 
 
@@ -41,6 +42,12 @@ def test_ratios_are_between_trainings(finished):
         for m in (True, False)
     )
     assert variance == pytest.approx(expected)
+
+
+def test_a_vae_that_is_named_twice_is_no_other_training(tmp_path):
+    subjects = [Subject(1.0), Subject(2.0), Subject(1.00000001)]
+    names = [subject.name for subject in Vaes(str(tmp_path)).repeated(subjects, 2)]
+    assert names == ["beta-1", "beta-2", "beta-1-seed-1", "beta-2-seed-1"]
 
 
 def test_the_authors_mixup_with_chosen_betas(fast, tmp_path, capsys):
