@@ -16,8 +16,12 @@ from .statistics import median, ratio, trend
 from .verdicts import HOLDS, Verdict, best, collapsed, lying_above, of_all, of_trend
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def claims(archives: Archives) -> list[Claim]:
-    """All claims that the archives can decide."""
+    """All claims that the archives can decide.
+
+    What has no value, such as a ratio of zeros, is NaN, and leaves a claim undecided.
+    """
     found: list[Claim] = []
     if archives.distance is not None:
         found += claims_beta.of_distances(archives.distance, archives.beta, archives.variance)

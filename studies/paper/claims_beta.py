@@ -72,7 +72,7 @@ def of_scores(record: Record, variance: float | None) -> list[Claim]:
             "Sec. 5",
         ),
     ):
-        mean = np.nanmean(values.astype(float), axis=1)
+        mean = values.mean(1, dtype=float)
         found_trend = trend(mean, beta)
         ends = f"{mean[0]:.3g} at β = {beta[0]:.3g}, {mean[-1]:.3g} at {beta[-1]:.3g}"
         evidence = f"{ends}, largest {mean.max():.3g}; rank correlation {found_trend}"
@@ -85,6 +85,8 @@ def _curve(beta: NDArray, values: NDArray, name: str) -> str:
     if len(np.unique(beta)) < gp.FEWEST:
         return f"{len(np.unique(beta))} β are too few for a curve"
     logarithmic = name == "ρ"
+    if not gp.has_curve(values, logarithmic=logarithmic):
+        return f"no curve, as {name} is not a {'positive ' * logarithmic}number everywhere"
     curve = gp.fit(beta, values, logarithmic=logarithmic)
     slope, negative = curve.slope()
     probability = "over 0.999" if negative > 0.999 else f"{negative:.3f}"

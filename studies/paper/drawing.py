@@ -98,8 +98,11 @@ def trend(axis: Axes, record: Record, key: str, variance: float | None) -> None:
     axis.plot(beta[~gone], mean[~gone], "k.", markersize=4, label="mean, one training")
     if gone.any():
         axis.plot(beta[gone], mean[gone], "kx", markersize=5, label="code collapsed")
-    if len(np.unique(beta[~gone])) >= gp.FEWEST and (mean[~gone] > 0).all():
-        curve = gp.fit(beta[~gone], mean[~gone], logarithmic=key == RADIUS)
+    logarithmic = key == RADIUS
+    if len(np.unique(beta[~gone])) >= gp.FEWEST and gp.has_curve(
+        mean[~gone], logarithmic=logarithmic
+    ):
+        curve = gp.fit(beta[~gone], mean[~gone], logarithmic=logarithmic)
         axis.plot(curve.beta, curve.middle, color="tab:red", linewidth=1.2)
         axis.fill_between(
             curve.beta, *curve.band(), color="tab:red", alpha=0.25, linewidth=0,

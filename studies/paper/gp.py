@@ -128,13 +128,18 @@ def fit(beta: NDArray, values: NDArray, *, logarithmic: bool, points: int = 200)
     )
 
 
+def has_curve(values: NDArray, *, logarithmic: bool) -> bool:
+    """Whether a curve can go through values ``(n,)``: all are finite, and have logarithms."""
+    return bool(np.isfinite(values).all() and (not logarithmic or (values > 0).all()))
+
+
 def scatter(beta: NDArray, values: NDArray) -> tuple[float, int]:
     """Variance of the logarithms of trainings around their curve, and its degrees of freedom.
 
     Returns:
         NaN and 0 if there is no curve: of too few β, or of values that are not all positive.
     """
-    if len(np.unique(beta)) < SCATTERS or not (values > 0).all():
+    if len(np.unique(beta)) < SCATTERS or not has_curve(values, logarithmic=True):
         return np.nan, 0
     return fit(beta, values, logarithmic=True).noise, len(beta) - 3
 

@@ -94,7 +94,8 @@ def matches(record: Record, without: Record) -> list[Match]:
     """Every VAE with mixup beside the one without whose reconstruction error is nearest."""
     mixed, others = split(record, without)
     errors = [one["reconstruction_error"].mean(1) for one in (mixed, others)]
-    nearest = np.abs(np.subtract.outer(*errors)).argmin(1)
+    apart = np.abs(np.subtract.outer(*errors))
+    nearest = np.where(np.isnan(apart), np.inf, apart).argmin(1)  # NaN is near to nothing
     return [_match(mixed, others, i, int(j)) for i, j in enumerate(nearest)]
 
 

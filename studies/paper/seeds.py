@@ -111,7 +111,8 @@ def widen(interval: Interval, scatter: tuple[float, int], cases: int = 1) -> Int
     variance, freedom = scatter
     if freedom < 1:
         return Interval(interval.value, 0.0, np.inf)
-    images = np.log(interval.high / interval.low) / (2 * stats.norm.ppf(0.975))
+    # Of a zero, there is no logarithm: nothing is known then.
+    images = np.log(np.divide(interval.high, interval.low)) / (2 * stats.norm.ppf(0.975))
     side = stats.t.ppf(1 - 0.025 / cases, freedom) * np.sqrt(images**2 + variance)
     return Interval(
         interval.value,

@@ -128,8 +128,11 @@ def _unit_ranks(values: NDArray) -> NDArray:
 
 
 def _bootstrap(statistic: Callable[..., NDArray], *columns: NDArray) -> Interval:
-    """Percentile intervals; the same numbers every time."""
+    """Percentile intervals; the same numbers every time. NaN around what is not finite."""
     columns = tuple(np.asarray(column, dtype=float) for column in columns)
+    value = float(statistic(*columns, axis=-1))
+    if not np.isfinite(value):
+        return Interval(value, np.nan, np.nan)
     found = stats.bootstrap(
         columns,
         statistic,
@@ -140,5 +143,4 @@ def _bootstrap(statistic: Callable[..., NDArray], *columns: NDArray) -> Interval
         method="percentile",
         rng=np.random.default_rng(0),
     )
-    value = float(statistic(*columns, axis=-1))
     return Interval(value, *map(float, found.confidence_interval))

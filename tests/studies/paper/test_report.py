@@ -1,6 +1,7 @@
 """The report: verdicts on records for which they are known, and the page as a whole."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,23 @@ def test_a_mixture_says_which_way():
     (verdict,) = (one.verdict for one in found if one.text == "mixup lowers ρ, at the same β")
     said = "lowers ρ at β = 0.1; raises it at β = 1; cannot be told at β = 10"
     assert verdict == (CONDITIONAL, said)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_vae_without_a_usable_radius_leaves_claims_undecided(value):
+    flat = made(MANY)
+    lower = _times(np.where(np.isclose(MANY, 1), value, 0.5), flat)
+    found = claims.claims(_archives(beta=lower, combined=lower))
+    found += claims.claims(_archives(beta=flat, mixup=lower))
+    of_radius = [one for one in found if re.search("ρ falls|lowers ρ|metric has a", one.text)]
+    assert {one.verdict.word for one in of_radius} == {UNDECIDED}
+    assert "no curve, as ρ is not a positive number everywhere" in of_radius[0].evidence
+
+
+def test_nothing_is_matched_with_an_error_that_is_nan():
+    without = made([0.1, 1, 10], reconstruction_error=[[np.nan], [0.2], [0.4]])
+    (match,) = matches(made([0.1], mixup=1.0, reconstruction_error=0.39), without)
+    assert match.matched_beta == 10
 
 
 def test_a_collapsed_code_is_marked_and_decides_nothing():
