@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,16 @@ from .images import BadImageError, Images, Stamp, require_unchanged
 from .lists import choose_split, read_labels, read_list
 from .pixels import EXTENSIONS, Format, Framing, opened
 
-_Listed = tuple[Path, Stamp]
+
+class _Listed(NamedTuple):
+    """A file: where it is, what it is called within the folder, and its state when it was listed.
+
+    Of a million files, it takes a while to split names again and again.
+    """
+
+    path: Path
+    name: str
+    stamp: Stamp
 
 
 @dataclass(frozen=True)
@@ -52,11 +62,11 @@ def open_folder(path: Path, options: FolderOptions | None = None) -> Images:
         ValueError: there are none, or the first is no image.
     """
     options = options or FolderOptions()
-    files = sorted(_choose(path, options), key=lambda found: _natural(found[0]))
+    files = sorted(_choose(path, options), key=lambda file: _natural(file.name))
     if not files:
         raise ValueError(f"no images in {path}{_hint(path, options)}")
     if options.split is not None:
-        chosen = choose_split(options.split, path, [file for file, _ in files])
+        chosen = choose_split(options.split, path, [file.path for file in files])
         files = [files[i] for i in chosen]
     return _open_files(path, path, files, options)
 
@@ -73,26 +83,27 @@ def open_list(path: Path, options: FolderOptions) -> Images:
             raise FileNotFoundError(f"there is no {file}, which {path} names")
         if not file.is_file():
             raise ValueError(f"{file} is no regular file")
-        files.append((file, Stamp.of(file.stat())))
+        name = os.path.relpath(file, path.parent)
+        files.append(_Listed(file, name, Stamp.of(file.stat())))
     return _open_files(path, path.parent, files, options)
 
 
 def _open_files(path: Path, folder: Path, files: list[_Listed], options: FolderOptions) -> Images:
     """Image files in this order, called by their place in the folder."""
     framing = options.framing
-    paths, stamps = [file for file, _ in files], [stamp for _, stamp in files]
+    paths = [file.path for file in files]
     one, first = _find_first(path, paths, options)
 
     def read(start: int, stop: int) -> NDArray[np.uint8]:
-        listed = zip(paths[start:stop], stamps[start:stop], strict=True)
-        return np.stack([_read_one(file, stamp, framing, one, first) for file, stamp in listed])
+        return np.stack([_read_one(file, framing, one, first) for file in files[start:stop]])
 
     # A name that is no UTF-8 is kept with escapes, as it cannot be stored otherwise.
-    relative = [os.path.relpath(file, folder) for file in paths]
-    names = [name.encode("utf-8", "backslashreplace").decode() for name in relative]
+    names = [file.name.encode("utf-8", "backslashreplace").decode() for file in files]
     facts = {
-        "listing": _hash_lines(f"{n} {s.bytes}" for n, s in zip(names, stamps, strict=True)),
-        "modified": _hash_lines(str(stamp.modified) for stamp in stamps),
+        "listing": _hash_lines(
+            f"{name} {file.stamp.bytes}" for name, file in zip(names, files, strict=True)
+        ),
+        "modified": _hash_lines(str(file.stamp.modified) for file in files),
         **framing.facts,
     }
     labels = None
@@ -103,31 +114,32 @@ def _open_files(path: Path, folder: Path, files: list[_Listed], options: FolderO
 
 
 def _choose(folder: Path, options: FolderOptions) -> Iterator[_Listed]:
-    for file, stamp in _list_files(folder, options.recursive or options.split is not None):
-        if options.glob is None or fnmatchcase(str(file.relative_to(folder)), options.glob):
-            yield file, stamp
+    for file in _list_files(folder, options.recursive or options.split is not None):
+        if options.glob is None or fnmatchcase(file.name, options.glob):
+            yield file
 
 
-def _list_files(folder: Path, recursive: bool) -> Iterator[_Listed]:
+def _list_files(folder: Path, recursive: bool, within: str = "") -> Iterator[_Listed]:
     """What may be an image by its name, hidden files and folders left out."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
+            name = within + entry.name
             if entry.is_dir():
                 if recursive and not entry.is_symlink():  # which could lead in a circle
-                    yield from _list_files(Path(entry.path), recursive)
-            elif Path(entry.name).suffix.lower() in EXTENSIONS:
+                    yield from _list_files(Path(entry.path), recursive, f"{name}/")
+            elif name.lower().endswith(EXTENSIONS):
                 if not entry.is_file():
                     raise ValueError(f"{entry.path} is no regular file")
-                yield Path(entry.path), Stamp.of(entry.stat())
+                yield _Listed(Path(entry.path), name, Stamp.of(entry.stat()))
 
 
-def _natural(path: Path) -> list[tuple[list[tuple[int, str]], str]]:
+def _natural(name: str) -> list[tuple[list[tuple[int, str]], str]]:
     """A key by which numbers in names count as numbers."""
     return [
         ([(int(d or 0), text) for d, text in re.findall(r"([0-9]+)|([^0-9]+)", part)], part)
-        for part in path.parts
+        for part in name.split("/")
     ]
 
 
@@ -157,17 +169,15 @@ def _find_first(path: Path, paths: Sequence[Path], options: FolderOptions) -> tu
     raise ValueError(f"none of the {len(paths)} images of {path} can be read")
 
 
-def _read_one(
-    file: Path, stamp: Stamp, framing: Framing, other: Path, first: Format
-) -> NDArray[np.uint8]:
+def _read_one(file: _Listed, framing: Framing, other: Path, first: Format) -> NDArray[np.uint8]:
     """``(C, h, w)`` of a file that must be as it was listed, and like the first."""
-    with opened(file) as image:
+    with opened(file.path) as image:
         image.load()
-    require_unchanged(file, stamp)
-    found = framing.format_of(image, file)
+    require_unchanged(file.path, file.stamp)
+    found = framing.format_of(image, file.path)
     if found != first:
         raise BadImageError(
-            f"{file} is {found} but {other.name} is {first}; all images must have one size and "
-            "number of channels"
+            f"{file.path} is {found} but {other.name} is {first}; all images must have one size "
+            "and number of channels"
         )
     return framing.pixels_of(image)
