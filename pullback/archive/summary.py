@@ -122,7 +122,7 @@ class Doubts:
             f"{right} of {self.count} images have all eigenpairs converged",
             f"{self._deficient} of {self.count} images have a rank below k (their eigenvalues end "
             "in zeros)",
-            f"the largest standard error of an entropy is {self._error:.1e} nat",
+            f"the largest standard error of an entropy is {self._error:.2g} nat",
         ]
 
 
