@@ -246,6 +246,7 @@ def _open_shown(
     options: Namespace, manifest: dict[str, Any]
 ) -> tuple[Images | None, Map | None, Map | None]:
     """Images, encoder and decoder, as far as they are given."""
+    _refuse_orphans(options)
     images = encoder = decoder = None
     # What is drawn at random by the first two should be what was scored.
     seed, held = manifest["score"]["seed"], manifest["encoder"]
@@ -258,6 +259,17 @@ def _open_shown(
     if options.decoder is not None:
         decoder = load_decoder(options.decoder, options.decoder_weights)
     return images, encoder, decoder
+
+
+def _refuse_orphans(options: Namespace) -> None:
+    """Refuse options about what is not given: they would do nothing."""
+    about = {"weights": "encoder", "decoder_weights": "decoder"}
+    of_data = ("crop", "resize", "glob", "recursive", "split", "labels", "skip_bad")
+    about |= dict.fromkeys(of_data, "data")
+    for name, what in about.items():
+        if options[name] not in (None, False) and options[what] is None:
+            spelt = name.replace("_", "-")
+            raise ValueError(f"--{spelt} is about what --{what} names; give that, too")
 
 
 def _compare(options: Namespace) -> int:

@@ -247,3 +247,18 @@ def test_a_folder_of_images_and_a_configuration_file(place):
     assert manifest["score"]["k"] == 4
     np.testing.assert_array_equal(archive.read("run")["file"], [b"0.png", b"1.png", b"2.png"])
     np.testing.assert_allclose(archive.read("run")["eigenvalues"], np.full((3, 4), 4.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("option", "about"),
+    [
+        (["--weights", "w.pt"], "encoder"),
+        (["--decoder-weights", "w.pt"], "decoder"),
+        (["--crop", 2], "data"),
+        (["--skip-bad"], "data"),
+    ],
+)
+def test_options_of_a_report_that_would_do_nothing(place, capsys, option, about):
+    score()
+    message = f"{option[0]} is about what --{about} names; give that, too"
+    refused(capsys, run("report", "run", *option), message)
