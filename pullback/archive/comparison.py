@@ -36,7 +36,8 @@ class Difference:
     Attributes:
         score: its name in :data:`pullback.archive.COLUMNS`.
         mean_a, mean_b: over the images that count.
-        low, high: between these lies 95 % of the bootstrap distribution of the difference.
+        low, high: between these lies 95 % of the bootstrap distribution of the difference; NaN of a
+            single image, which does not tell how others differ.
         spread: standard deviation of the score in A, over images.
         counts: of how many images, of A and of B, where the score is finite (if paired, in both).
     """
@@ -169,8 +170,8 @@ def _difference(
         means = _resample(b - a, generator)
     else:
         means = _resample(b, generator) - _resample(a, generator)
-    low, high = np.quantile(means, [0.025, 0.975])
     counts = len(a), len(b)
+    low, high = np.quantile(means, [0.025, 0.975]) if min(counts) > 1 else (np.nan, np.nan)
     return Difference(name, a.mean(), b.mean(), float(low), float(high), float(a.std()), counts)
 
 

@@ -110,6 +110,16 @@ def test_scores_of_other_numbers_of_eigenvalues_are_not_compared(tmp_path, caplo
     assert "log_volume is of k eigenvalues, and left out: k was 3 and is 2" in caplog.text
 
 
+def test_one_image_does_not_tell_how_others_differ(tmp_path):
+    make_run(tmp_path / "a", count=1)
+    make_run(tmp_path / "b", count=1, shift=0.5)
+    make_run(tmp_path / "c", sha="4567")
+    for one, other in (("a", "b"), ("a", "c"), ("c", "a")):
+        found = entropy(archive.compare(tmp_path / one, tmp_path / other))
+        assert np.isfinite(found.value)
+        assert np.isnan([found.low, found.high]).all()
+
+
 def test_groups_leave_the_variance_as_it_is():
     generator = np.random.default_rng(0)
     values = generator.normal(size=20 * _MOST_GROUPS)
