@@ -14,7 +14,7 @@ FLOATING = (torch.float32, torch.float64)
 
 
 class NotFiniteError(ValueError):
-    """Values that should be finite are not, for some samples only; there are others."""
+    """Values are not finite, or have no place in their dtype, for some samples only."""
 
 
 def require_integer(
@@ -111,10 +111,10 @@ def require_finite(values: Tensor, problem: str, first: int = 0) -> None:
 
 
 def narrow(values: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    """The values in that dtype; a ValueError where one has no place there."""
+    """The values in that dtype; a NotFiniteError where one has no place there."""
     narrowed = values.to(dtype)
     if (narrowed.isinf() & values.isfinite()).any():
-        raise ValueError(
+        raise NotFiniteError(
             f"{name} up to {values[values.isfinite()].abs().max().item():.1e} exceeds the range of "
             f"{dtype}; use float64 inputs, or scale the map's outputs down"
         )

@@ -11,6 +11,7 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
+from ..arguments import NotFiniteError
 from ..base_operator import apply_operator
 from ..operators import JacobianOperator, PullbackMetric
 
@@ -56,7 +57,7 @@ def require_range(largest: Tensor, exponent: Tensor, operator: LinearOperator, n
         name: what the values are called.
 
     Raises:
-        ValueError: a value over- or underflows.
+        NotFiniteError: a value over- or underflows.
     """
     dtype = operator.dtype
     limits = torch.finfo(dtype)
@@ -69,7 +70,7 @@ def require_range(largest: Tensor, exponent: Tensor, operator: LinearOperator, n
     J = operator.jacobian if isinstance(operator, PullbackMetric) else operator
     beyond, way = ("exceed", "down") if over[first] else ("fall below", "up")
     order = size[first].item() * math.log10(2)
-    raise ValueError(
+    raise NotFiniteError(
         f"{name} of sample {int(J.samples[first])}, about 1e{order:+.0f}, {beyond} the range of "
         f"{dtype}; use float64 inputs, or scale the map's outputs {way}"
     )

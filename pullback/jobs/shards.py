@@ -90,7 +90,8 @@ def score_shard(
 
     Results depend on the arguments alone, and not on the batch size, except for rounding. A batch
     that does not fit into the memory is halved. An image where the encoder or its derivative is not
-    finite is noted as failed, and so is one that cannot be read where these are to be skipped.
+    finite, or whose scores have no place in the dtype, is noted as failed, and so is one that
+    cannot be read where these are to be skipped.
 
     Args:
         encoder: the map to score.
@@ -163,7 +164,8 @@ class _Scorer:
             return [self._score_batch(self._to_device(x), first)]
         except NotFiniteError as error:
             if len(x) == 1:
-                return [self.fail(first, str(error).removesuffix(" in sample 0"))]
+                reason = str(error).removesuffix(" in sample 0").replace(" of sample 0,", ",", 1)
+                return [self.fail(first, reason)]
         except Exception as error:  # the encoder is anyone's code
             if tells_of_an_end(error):
                 raise

@@ -9,6 +9,7 @@ import torch
 
 import pullback as pb
 from pullback import archive
+from pullback.archive.run import find_failures
 from pullback.archive.shards import list_shards
 from pullback.jobs import Settings, from_array
 from pullback.jobs.images import as_numbers
@@ -207,6 +208,29 @@ def test_the_dtype_is_that_of_whatever_tensors_an_encoder_has(tmp_path):
         found = archive.read(tmp_path / name, "eigenvalues")["eigenvalues"]
         assert found.dtype == np.float64
         np.testing.assert_allclose(found, expected.expand(20, 2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["dual", "golub-kahan", "lanczos"])
+@pytest.mark.parametrize("size", [-60.0, 60.0])
+def test_images_whose_eigenvalues_have_no_place_in_the_dtype(tmp_path, method, size):
+    """Of an encoder that is saturated there, or explodes: they fail, and the others do not."""
+    weights = torch.rand(12, 6)
+    pixels = np.random.default_rng(0).random((10, 12), dtype=np.float32)
+    pixels[[3, 7], 0] = size
+
+    def encode(x):
+        return x[:, :1].exp() * (x[:, 1:] @ weights[1:].to(x.dtype))
+
+    encoder = pb.as_map(encode, "mean")
+    images, run = from_array(tmp_path / "x.npy", pixels), tmp_path / "run"
+    pb.score_images(encoder, images, run, Settings(k=2, method=method))
+    columns = archive.read(run, ["failed", "eigenvalues"])
+    np.testing.assert_array_equal(np.flatnonzero(columns["failed"]), [3, 7])
+    assert find_failures(run)["3"].startswith("eigenvalues, about 1e")
+    for i in (0, 1, 9):
+        jacobian = torch.func.jacrev(encode)(torch.from_numpy(pixels[i : i + 1]).double())
+        expected = torch.linalg.svdvals(jacobian.reshape(6, 12))[:2] ** 2
+        np.testing.assert_allclose(columns["eigenvalues"][i], expected, rtol=1e-4)
 
 
 def test_an_encoder_that_needs_no_declaration(tmp_path):
