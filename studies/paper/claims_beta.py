@@ -92,9 +92,12 @@ def _curve(beta: NDArray, values: NDArray, name: str) -> str:
     probability = "over 0.999" if negative > 0.999 else f"{negative:.3f}"
     text = (
         f"mean slope d{'log ' * logarithmic}{name}/dlog β {slope}, negative with probability "
-        f"{probability}; trainings scatter around the curve by "
-        + (f"{curve.scatter():.1%}" if logarithmic else f"{curve.scatter():.3f} nat")
+        f"{probability}"
     )
+    if not curve.knows_scatter:
+        return f"{text}; the curve passes through every training, so that no scatter is known"
+    scatter = f"{curve.scatter():.1%}" if logarithmic else f"{curve.scatter():.3f} nat"
+    text += f"; trainings scatter around the curve by {scatter}"
     if not logarithmic:
         return text
     first = curve.first_below(gp.THRESHOLD)

@@ -158,7 +158,7 @@ def _widened(
     return widened, "of one training each, whose scatter is not known"
 
 
-def _around_the_curve(archives: Archives, name: str) -> tuple[float, int]:
+def _around_the_curve(archives: Archives, name: str) -> tuple[float, float]:
     """As :meth:`Trainings.scatter`, from trainings of many β without mixup.
 
     Those with mixup are taken to scatter as much.

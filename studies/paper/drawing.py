@@ -104,10 +104,11 @@ def trend(axis: Axes, record: Record, key: str, variance: float | None) -> None:
     ):
         curve = gp.fit(beta[~gone], mean[~gone], logarithmic=logarithmic)
         axis.plot(curve.beta, curve.middle, color="tab:red", linewidth=1.2)
-        axis.fill_between(
-            curve.beta, *curve.band(), color="tab:red", alpha=0.25, linewidth=0,
-            label="95 % of trainings",
-        )  # fmt: skip
+        if curve.knows_scatter:
+            axis.fill_between(
+                curve.beta, *curve.band(), color="tab:red", alpha=0.25, linewidth=0,
+                label="95 % of trainings",
+            )  # fmt: skip
         slope, _ = curve.slope()
         axis.set_title(f"slope {slope} per unit of log β", fontsize="small")
         first = curve.first_below(gp.THRESHOLD) if key == RADIUS else None

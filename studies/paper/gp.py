@@ -14,7 +14,7 @@ from gpytorch.distributions import MultivariateNormal
 from gpytorch.kernels import LinearKernel, MaternKernel, ScaleKernel
 from gpytorch.means import ConstantMean
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from .statistics import Interval
 
@@ -38,6 +38,8 @@ class Curve:
         mean: ``(n,)``, of the curve, in the units that it was fitted in (logarithms, if so).
         covariance: ``(n, n)``, of the curve.
         noise: variance of a training around the curve.
+        freedom: degrees of freedom with which that is known: trainings less what the curve takes
+            to follow them; near 0 if it passes through every one.
         logarithmic: whether the logarithm of the values was fitted.
     """
 
@@ -45,6 +47,7 @@ class Curve:
     mean: NDArray
     covariance: NDArray
     noise: float
+    freedom: float
     logarithmic: bool
 
     @property
@@ -54,7 +57,7 @@ class Curve:
 
     def band(self) -> tuple[NDArray, NDArray]:
         """Where 95 % of further trainings lie, ``(n,)`` each."""
-        side = _SIDE * np.sqrt(self.covariance.diagonal() + self.noise)
+        side = t.ppf(0.975, self.freedom) * np.sqrt(self.covariance.diagonal() + self.noise)
         return self._back(self.mean - side), self._back(self.mean + side)
 
     def slope(self) -> tuple[Interval, float]:
@@ -74,15 +77,22 @@ class Curve:
     def first_below(self, threshold: float) -> float | None:
         """The smallest β from which on a training is below a threshold with probability 95 %.
 
-        None if that is so at no β of the range.
+        None if that is so at no β of the range, or the scatter is not known.
         """
+        if not self.knows_scatter:
+            return None
         level = np.log(threshold) if self.logarithmic else threshold
         deviation = np.sqrt(self.covariance.diagonal() + self.noise)
-        sure = norm.cdf(level, self.mean, deviation) >= 0.95
+        sure = t.cdf((level - self.mean) / deviation, self.freedom) >= 0.95
         # The last β decides: from which on nothing is unsure.
         unsure = np.flatnonzero(~sure)
         first = 0 if len(unsure) == 0 else int(unsure[-1]) + 1
         return float(self.beta[first]) if first < len(self.beta) else None
+
+    @property
+    def knows_scatter(self) -> bool:
+        """Whether there are trainings that the curve does not pass through."""
+        return self.freedom >= 1
 
     def scatter(self) -> float:
         """Standard deviation of a training around the curve: relative, if of logarithms."""
@@ -113,18 +123,18 @@ def fit(beta: NDArray, values: NDArray, *, logarithmic: bool, points: int = 200)
     shift, scale = y.mean(), y.std() or 1.0
     grid = np.geomspace(np.min(beta), np.max(beta), points)
     centre, width = np.log(grid).mean(), np.log(grid).std() or 1.0
-    t = torch.from_numpy((np.log(np.asarray(beta, dtype=float)) - centre) / width)
+    x = torch.from_numpy((np.log(np.asarray(beta, dtype=float)) - centre) / width)
     standard = torch.from_numpy((y - shift) / scale)
     # The evidence can have two maxima: much noise around a smooth curve, or little around a rough
     # one. The search begins at either.
-    models = [_Process(t, standard, length) for length in _LENGTHS]
+    models = [_Process(x, standard, length) for length in _LENGTHS]
     model = models[int(np.argmax([_maximise(one) for one in models]))].eval()
     with torch.no_grad(), gpytorch.settings.fast_computations(False, False, False):
         posterior = model(torch.from_numpy((np.log(grid) - centre) / width))
         mean, covariance = posterior.mean.numpy(), posterior.covariance_matrix.numpy()
-    noise = model.likelihood.noise.item()
+        noise, freedom = _around(model, x, standard)
     return Curve(
-        grid, shift + scale * mean, scale**2 * covariance, float(scale**2 * noise), logarithmic
+        grid, shift + scale * mean, scale**2 * covariance, scale**2 * noise, freedom, logarithmic
     )
 
 
@@ -133,23 +143,39 @@ def has_curve(values: NDArray, *, logarithmic: bool) -> bool:
     return bool(np.isfinite(values).all() and (not logarithmic or (values > 0).all()))
 
 
-def scatter(beta: NDArray, values: NDArray) -> tuple[float, int]:
+def scatter(beta: NDArray, values: NDArray) -> tuple[float, float]:
     """Variance of the logarithms of trainings around their curve, and its degrees of freedom.
 
     Returns:
-        NaN and 0 if there is no curve: of too few β, or of values that are not all positive.
+        NaN and 0 if there is no curve: of too few β, or of values that are not all positive; or if
+        it passes through every training.
     """
     if len(np.unique(beta)) < SCATTERS or not has_curve(values, logarithmic=True):
         return np.nan, 0
-    return fit(beta, values, logarithmic=True).noise, len(beta) - 3
+    curve = fit(beta, values, logarithmic=True)
+    return (curve.noise, curve.freedom) if curve.knows_scatter else (np.nan, 0)
+
+
+def _around(model: "_Process", x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
+    """Variance around the curve, and its degrees of freedom: of residuals, not by evidence.
+
+    The residuals are s P y, with the learned noise s, P = A − A1(1ᵀA1)⁻¹1ᵀA and A = (K + s)⁻¹. That
+    takes n − s tr P numbers to follow n, which the evidence does not count.
+    """
+    s = model.likelihood.noise.item()
+    a = torch.linalg.inv(model.kernel(x).to_dense() + s * torch.eye(len(x), dtype=x.dtype))
+    column = a.sum(1)
+    p = a - torch.outer(column, column) / column.sum()
+    freedom = s * p.trace().item()
+    return float((s * p @ y).square().sum()) / freedom, freedom
 
 
 class _Process(gpytorch.models.ExactGP):
-    """y = constant + a straight line over t + a Matérn process + noise."""
+    """y = constant + a straight line over x + a Matérn process + noise."""
 
-    def __init__(self, t: torch.Tensor, y: torch.Tensor, length: float) -> None:
+    def __init__(self, x: torch.Tensor, y: torch.Tensor, length: float) -> None:
         likelihood = gpytorch.likelihoods.GaussianLikelihood(noise_constraint=GreaterThan(1e-6))
-        super().__init__(t, y, likelihood)
+        super().__init__(x, y, likelihood)
         matern = MaternKernel(nu=2.5, lengthscale_constraint=GreaterThan(_SHORTEST))
         self.mean, line, around = ConstantMean(), LinearKernel(), ScaleKernel(matern)
         self.kernel = line + around
@@ -162,8 +188,8 @@ class _Process(gpytorch.models.ExactGP):
         around.outputscale = 0.1
         self.likelihood.noise = 0.1
 
-    def forward(self, t: torch.Tensor) -> MultivariateNormal:
-        return MultivariateNormal(self.mean(t), self.kernel(t))
+    def forward(self, x: torch.Tensor) -> MultivariateNormal:
+        return MultivariateNormal(self.mean(x), self.kernel(x))
 
 
 def _maximise(model: _Process) -> float:

@@ -85,7 +85,7 @@ class Trainings:
         errors = self.means("MSE", beta, mixed=mixed)
         return len(errors) > 0 and bool(collapsed(errors.mean(), variance))
 
-    def scatter(self, score: str, betas: NDArray) -> tuple[float, int]:
+    def scatter(self, score: str, betas: NDArray) -> tuple[float, float]:
         """How much log(with mixup / without) varies from one pair of trainings to another.
 
         Returns:
@@ -102,7 +102,7 @@ class Trainings:
         return float(sum(s / f for s, f in zip(squares, freedom, strict=True))), min(freedom)
 
 
-def widen(interval: Interval, scatter: tuple[float, int], cases: int = 1) -> Interval:
+def widen(interval: Interval, scatter: tuple[float, float], cases: int = 1) -> Interval:
     """An interval over images of one pair of trainings, with the scatter of trainings added.
 
     It is all positive numbers if that is not known: images say nothing of another training. Where

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from studies.paper import gp
 
@@ -61,9 +62,22 @@ def test_values_as_they_are_and_repeated_betas():
 def test_how_far_trainings_lie_from_their_curve():
     variance, freedom = gp.scatter(BETAS, drawn(-0.6, 0.1, 1))
     assert variance**0.5 == pytest.approx(0.1, rel=0.3)
-    assert freedom == 47
+    assert 40 < freedom < 49
     for beta, values in ((BETAS[:7], np.ones(7)), (BETAS, np.zeros(50))):
         assert gp.scatter(beta, values)[1] == 0
+
+
+def test_of_few_trainings_the_scatter_is_known_badly_or_not_at_all():
+    """A curve may pass through all of eight, with no scatter left; its freedom has to say so."""
+    beta, outside = np.geomspace(0.01, 10, 8), 0
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        values = np.exp(0.1 * random.normal(size=8))
+        variance, freedom = gp.scatter(beta, values)
+        further = 0.1 * random.normal(size=5)
+        side = stats.t.ppf(0.975, freedom) * variance**0.5 if freedom else np.inf
+        outside += (abs(further) > side).sum()
+    assert outside <= 20  # of 200, at 5 %
 
 
 def test_too_few_betas_are_refused():
