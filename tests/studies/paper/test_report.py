@@ -2,30 +2,32 @@
 
 import dataclasses
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from studies.paper import claims, gp, published, records, sections
-from studies.paper.archives import Archives, find
+from studies.paper.archives import find
 from studies.paper.claims_beta import broken_at
 from studies.paper.displacements import Displacements
-from studies.paper.measurement import COORDINATES, MEASURED, PUBLISHED, coordinates, effort
-from studies.paper.mixup import matches, same_beta
+from studies.paper.measurement import PUBLISHED
 from studies.paper.optimality_report import EIGEN, PGDS
-from studies.paper.records import LAYOUT, Record
-from studies.paper.scores import by_name
-from studies.paper.seeds import Trainings
+from studies.paper.records import Record
 from studies.paper.vaes import unusual
-from studies.paper.verdicts import CONDITIONAL, CONFIRMED, REFUTED, UNDECIDED
+from studies.paper.verdicts import CONFIRMED, REFUTED, UNDECIDED
+from tests.studies.paper.made import (
+    CONFIGURATION,
+    EXTENT,
+    MANY,
+    THREE,
+    VARIANCE,
+    archives_of,
+    made,
+    times,
+    trained,
+    verdicts,
+)
 from tests.studies.shell import run
-
-EXTENT = effort(40, quick=False)
-CONFIGURATION = {"dataset": "made", "epochs": 1, "metric": "expected", "seed": 0, "images": 40}
-VARIANCE = 5.0
-MANY = np.geomspace(0.1, 10, 9)  # enough for a scatter around a curve; 1 is among them
-THREE = [0, 4, 8]  # 0.1, 1 and 10
 
 
 @pytest.fixture(autouse=True)
@@ -33,34 +35,12 @@ def quick_curves(monkeypatch):
     monkeypatch.setattr(gp, "STEPS", 10)
 
 
-def made(betas, mixup=0.0, samples=40, **columns):
-    """A record of positive noise, with some columns given."""
-    random = np.random.default_rng(0)
-    arrays = coordinates(samples, EXTENT)
-    sizes = {key: len(arrays[key]) for key in ("sample", "rank", "step", "marked")}
-    sizes["vae"] = len(betas)
-    arrays |= {"vae": np.arange(len(betas)), "beta": np.array(betas, dtype=float)}
-    arrays["mixup"] = np.full(len(betas), mixup)
-    arrays["seed"] = np.zeros(len(betas), dtype=int)
-    for key in MEASURED:
-        shape = [sizes[dimension] for dimension in LAYOUT[key].dimensions]
-        arrays[key] = random.gamma(50, 1 / 50, shape)
-    assert set(arrays) == set(LAYOUT) == {*COORDINATES, *MEASURED, "vae", "beta", "mixup", "seed"}
-    arrays["pixel_variance"] = np.full(len(betas), VARIANCE)
-    arrays |= {key: np.broadcast_to(values, arrays[key].shape) for key, values in columns.items()}
-    return Record(arrays, CONFIGURATION)
-
-
-def verdicts(found):
-    return {claim.text: claim.verdict.word for claim in found}
-
-
 @pytest.mark.parametrize(("power", "verdict"), [(-1, CONFIRMED), (0, UNDECIDED), (1, REFUTED)])
 def test_trends_of_the_scores(power, verdict):
     betas = np.geomspace(0.01, 10, 20)
     column = (betas**power)[:, None] * np.ones(40)
     record = made(betas, eigenvalues=column[..., None], entropy=column)
-    found = verdicts(claims.claims(_archives(beta=record)))
+    found = verdicts(claims.claims(archives_of(beta=record)))
     assert found["ρ falls as β grows"] == verdict
     assert found["S falls as β grows: S of λ/Σλ"] == verdict
 
@@ -81,117 +61,21 @@ def test_breaking_at_the_smallest_step_or_between_two():
     np.testing.assert_allclose(broken_at(record, 0), [[0.1] * 5, [np.inf] * 5])
 
 
-def test_mixup_is_matched_by_reconstruction():
-    without = made([0.1, 1, 10], reconstruction_error=[[0.1], [0.2], [0.4]])
-    mixed = made([0.1], mixup=1.0, reconstruction_error=0.21)
-    (match,) = matches(mixed, without)
-    assert (match.beta, match.matched_beta, match.mixup) == (0.1, 1, 1)
-    assert match.ratios["MSE"].value == pytest.approx(1.05)
-    expected = mixed.radius[0].mean() / without.radius[1].mean()
-    assert match.ratios["ρ"].value == pytest.approx(expected)
-    (match,) = same_beta(mixed, without)
-    assert match.matched_beta == 0.1
-    assert match.ratios["MSE"].value == pytest.approx(2.1)
-
-
-@pytest.mark.parametrize(("factor", "verdict"), [(0.5, CONFIRMED), (1, UNDECIDED), (3, REFUTED)])
-def test_mixup_and_the_combined_metric(factor, verdict):
-    flat = made(MANY)
-    lower = _times(factor, flat)
-    found = verdicts(claims.claims(_archives(beta=flat, mixup=lower, combined=lower)))
-    assert found["mixup lowers ρ, at the same β"] == verdict
-    opposite = {CONFIRMED: REFUTED, REFUTED: CONFIRMED}.get(verdict, verdict)
-    assert found["the combined metric has a larger ρ than the flat one"] == opposite
-
-
-def _times(factor, flat, **configuration):
-    """As ``flat``, with mixup, and ρ multiplied for each VAE."""
-    factors = np.broadcast_to(factor, len(flat["beta"]))[:, None, None]
-    changed = {"eigenvalues": factors * flat["eigenvalues"], "mixup": np.ones(len(flat["beta"]))}
-    return Record(flat.arrays | changed, CONFIGURATION | configuration)
-
-
-def test_of_one_training_each_nothing_follows_without_their_scatter():
-    """Three pairs would all be in order by chance one time in eight."""
-    flat = made(MANY).select(THREE)
-    lower = _times(0.5, flat)
-    found = verdicts(claims.claims(_archives(beta=flat, mixup=lower, combined=lower)))
-    assert found["mixup lowers ρ, at the same β"] == UNDECIDED
-    assert found["the combined metric has a larger ρ than the flat one"] == UNDECIDED
-
-
-def test_the_authors_mixup_is_named_where_it_was_trained_once():
-    flat = made(MANY)
-    lower = _times(0.5, flat, vaes=[[beta, 1.0, "code"] for beta in MANY])
-    trainings = {"text": trained((3, 3, 3), 0.05)}
-    found = claims.claims(_archives(beta=flat, mixup=lower, trainings=trainings))
-    words = {one.text: (one.verdict.word, one.source) for one in found}
-    assert words["mixup lowers ρ, at the same β"] == (REFUTED, "Fig. 6")
-    theirs = "mixup as in the authors' code lowers ρ, at the same β"
-    assert words[theirs] == (CONFIRMED, "extension")
-    assert not any(text.startswith("mixup lowers") and "nearest" in text for text in words)
-
-
-def test_trainings_alone_decide_what_they_can():
-    found = verdicts(claims.claims(_archives(trainings={"text": trained((3, 3, 3), 0.05)})))
-    assert found["mixup lowers ρ, at the same β"] == REFUTED
-
-
-def test_a_collapse_that_mixup_brings_about_is_its_cost_and_no_gain():
-    flat = made(MANY, reconstruction_error=0.1)
-    at = np.isclose(MANY, 1)
-    mixed = _times(np.where(at, 1e-3, 3), flat)
-    mixed.arrays["reconstruction_error"] = np.where(at, VARIANCE, 0.1)[:, None] * np.ones(40)
-    found = {one.text: one for one in claims.claims(_archives(beta=flat, mixup=mixed))}
-    lowered = found["mixup lowers ρ, at the same β"]
-    assert lowered.verdict.word == REFUTED
-    assert "at β = 1 (collapsed)" in lowered.evidence
-    cost = found["mixup costs no reconstruction (at most 5 % more MSE), at the same β"]
-    assert "costs more at β = 1" in cost.verdict.which
-
-
-def test_a_mixture_says_which_way():
-    flat = made(MANY)
-    mixed = _times(np.select([MANY < 0.9, MANY > 1.1], [0.5, 1], 3), flat).select(THREE)
-    found = claims.claims(_archives(beta=flat, mixup=mixed))
-    (verdict,) = (one.verdict for one in found if one.text == "mixup lowers ρ, at the same β")
-    said = "lowers ρ at β = 0.1; raises it at β = 1; cannot be told at β = 10"
-    assert verdict == (CONDITIONAL, said)
-
-
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_a_vae_without_a_usable_radius_leaves_claims_undecided(value):
     flat = made(MANY)
-    lower = _times(np.where(np.isclose(MANY, 1), value, 0.5), flat)
-    found = claims.claims(_archives(beta=lower, combined=lower))
-    found += claims.claims(_archives(beta=flat, mixup=lower))
+    lower = times(np.where(np.isclose(MANY, 1), value, 0.5), flat)
+    found = claims.claims(archives_of(beta=lower, combined=lower))
+    found += claims.claims(archives_of(beta=flat, mixup=lower))
     of_radius = [one for one in found if re.search("ρ falls|lowers ρ|metric has a", one.text)]
     assert {one.verdict.word for one in of_radius} == {UNDECIDED}
     assert "no curve, as ρ is not a positive number everywhere" in of_radius[0].evidence
 
 
-def test_nothing_is_matched_with_an_error_that_is_nan():
-    without = made([0.1, 1, 10], reconstruction_error=[[np.nan], [0.2], [0.4]])
-    (match,) = matches(made([0.1], mixup=1.0, reconstruction_error=0.39), without)
-    assert match.matched_beta == 10
-
-
-def test_a_collapsed_code_is_marked_and_decides_nothing():
-    flat = made(MANY, reconstruction_error=np.where(MANY < 9, 0.1, VARIANCE)[:, None])
-    mixed = _times(np.where(MANY < 9, 0.5, 900), flat)
-    found = claims.claims(_archives(beta=flat, mixup=mixed, combined=flat))
-    (claim,) = (one for one in found if one.text == "mixup lowers ρ, at the same β")
-    assert claim.verdict.word == CONFIRMED
-    assert claim.evidence.endswith("at β = 10 (collapsed)")
-    assert "900" in claim.evidence
-    (claim,) = (one for one in found if one.text.startswith("the combined metric has a larger ρ"))
-    assert "the code of 1 of 9 VAEs has collapsed, left out" in claim.evidence
-
-
 def test_tables_mark_where_the_code_has_collapsed():
     flat = made([0.1, 1, 10], reconstruction_error=[[0.1], [0.1], [VARIANCE]])
     mixed = made([0.1, 10], mixup=1.0, reconstruction_error=[[0.1], [VARIANCE]])
-    found = _archives(beta=flat, mixup=mixed, trainings={"text": trained((1, 1, 1), 0.1)})
+    found = archives_of(beta=flat, mixup=mixed, trainings={"text": trained((1, 1, 1), 0.1)})
     for lines in (
         sections.scores_table(flat, VARIANCE),
         sections.ratios_table(flat, flat, VARIANCE),
@@ -204,60 +88,11 @@ def test_tables_mark_where_the_code_has_collapsed():
     assert "collapsed" not in "".join(sections.scores_table(flat, None))
 
 
-def trained(ratios, scatter, seed_of_noise=0, seeds=5):
-    """Trainings of three β, with mixup and without, whose ρ have given ratios and a scatter."""
-    random = np.random.default_rng(seed_of_noise)
-    names = tuple(by_name(made([1]).select([0]).arrays))
-    rows = [(b, w, s) for s in range(seeds) for b in (0.1, 1, 10) for w in (0, 1)]
-    beta, mixup, seed = (np.array(column) for column in zip(*rows, strict=True))
-    expected = np.where(mixup > 0, np.array(ratios)[np.searchsorted((0.1, 1, 10), beta)], 1.0)
-    mean = expected * np.exp(scatter * random.normal(size=len(rows)))
-    everything = np.tile(mean[:, None], len(names))
-    variance = np.full(len(rows), VARIANCE)
-    return Trainings(beta, mixup, seed, names, everything, everything, variance, CONFIGURATION)
-
-
-@pytest.mark.parametrize(
-    ("ratios", "scatter", "word"),
-    [
-        ((0.5, 0.4, 0.6), 0.05, CONFIRMED),
-        ((2, 3, 2), 0.05, REFUTED),
-        ((0.5, 3, 2), 0.05, CONDITIONAL),
-        ((0.9, 1.1, 1), 0.5, UNDECIDED),
-    ],
-)
-def test_verdicts_on_mixup_are_between_trainings(ratios, scatter, word):
-    # Over images of one training, all β would be confirmed.
-    flat = made([0.1, 1, 10])
-    lower = Record(
-        flat.arrays | {"eigenvalues": 0.5 * flat["eigenvalues"], "mixup": np.ones(3)}, CONFIGURATION
-    )
-    trainings = {"text": trained(ratios, scatter, 1), "code": trained((1, 1, 1), 0.5, 3)}
-    found = verdicts(claims.claims(_archives(beta=flat, mixup=lower, trainings=trainings)))
-    assert found["mixup lowers ρ, at the same β"] == word
-    assert found["mixup as in the authors' code lowers ρ, at the same β"] == UNDECIDED
-    # At the same reconstruction, the scatter of trainings is added to that of images.
-    nearest = found["mixup lowers ρ, at the nearest MSE of reconstruction"]
-    assert nearest == (UNDECIDED if scatter > 0.1 else CONFIRMED)
-
-
-def test_mixup_that_costs_more_than_five_percent_is_not_confirmed_by_the_lower_end():
-    """1.04 with images that leave [0.98, 1.10] open: not shown, where it once counted as shown."""
-    random = np.random.default_rng(0)
-    without, with_mixup = (np.exp(0.35 * random.normal(size=40)) for _ in range(2))
-    with_mixup *= 1.04 * without.mean() / with_mixup.mean()
-    flat = made(MANY, reconstruction_error=without)
-    mixed = made([1], mixup=1.0, reconstruction_error=with_mixup)
-    found = verdicts(claims.claims(_archives(beta=flat, mixup=mixed)))
-    text = "mixup costs no reconstruction (at most 5 % more MSE), at the same β"
-    assert found[text] == UNDECIDED
-
-
 def test_whether_scores_say_which_images_are_damaged():
     rho = np.geomspace(1, 2, 40)
     error = 0.1 + np.stack([rho, -rho, np.zeros(40), rho], axis=-1)
     record = made([1, 2], eigenvalues=rho[:, None], attack_error=error, reconstruction_error=0.1)
-    found = [one for one in claims.claims(_archives(beta=record)) if "suffer more" in one.text]
+    found = [one for one in claims.claims(archives_of(beta=record)) if "suffer more" in one.text]
     assert [one.verdict.word for one in found] == [CONFIRMED, REFUTED, UNDECIDED, CONFIRMED]
     assert all(one.source == "extension" for one in found)
 
@@ -273,7 +108,7 @@ def test_whether_reconstructions_differ_significantly(rise, word):
     )
     few = record.select(THREE)
     for many, said in ((record, word), (None, UNDECIDED)):
-        found = verdicts(claims.claims(_archives(distance=few, beta=many)))
+        found = verdicts(claims.claims(archives_of(distance=few, beta=many)))
         (text,) = (text for text in found if "differ significantly" in text)
         assert found[text] == said
 
@@ -293,7 +128,7 @@ def test_a_rise_of_errors_knows_the_scatter_of_trainings(monkeypatch):
     few, betas = risen([0.1, 1, 10], 0.008), np.geomspace(0.01, 10, 20)
     for scatter, word in ((0.01, REFUTED), (0.3, UNDECIDED)):
         noise = np.exp(scatter * np.random.default_rng(0).normal(size=20))
-        many = _archives(distance=few, beta=risen(betas, 0.008 * noise))
+        many = archives_of(distance=few, beta=risen(betas, 0.008 * noise))
         found = [one for one in claims.claims(many) if "differ significantly" in one.text]
         assert [one.verdict.word for one in found] == [word]
         assert "the scatter of trainings around their curve added" in found[0].evidence
@@ -306,10 +141,10 @@ def test_whether_the_code_moves_further_the_smaller_beta_is(power, word):
         return made(betas, latent_distance_mean=values)
 
     text, three = "the code moves further the smaller β is, at the same δ", moved([0.1, 1, 10])
-    many = _archives(distance=three, beta=moved(np.geomspace(0.01, 10, 20)))
+    many = archives_of(distance=three, beta=moved(np.geomspace(0.01, 10, 20)))
     assert verdicts(claims.claims(many))[text] == word
     # Three trainings are in order by chance, one time in six.
-    assert verdicts(claims.claims(_archives(distance=three)))[text] == UNDECIDED
+    assert verdicts(claims.claims(archives_of(distance=three)))[text] == UNDECIDED
 
 
 @pytest.mark.parametrize(
@@ -327,7 +162,7 @@ def test_whether_the_eigenvector_is_the_best_small_step(share, word):
         eigenvalue=np.ones(100),
         n_products=np.ones((1, 3, 1), dtype=int),
     )
-    (claim,) = claims.claims(_archives(optimality=(found, {})))
+    (claim,) = claims.claims(archives_of(optimality=(found, {})))
     assert claim.verdict.word == word
 
 
@@ -339,7 +174,7 @@ def test_a_ratio_of_metrics_knows_the_scatter_of_trainings(monkeypatch):
     for scatter, word in ((0.001, CONFIRMED), (0.5, UNDECIDED)):
         factor = 1.1 * np.exp(scatter * np.random.default_rng(1).normal(size=(10, 1, 1)))
         scaled = Record(flat.arrays | {"eigenvalues": factor * flat["eigenvalues"]}, CONFIGURATION)
-        found = verdicts(claims.claims(_archives(beta=flat, combined=scaled)))
+        found = verdicts(claims.claims(archives_of(beta=flat, combined=scaled)))
         assert found["the combined metric has a larger ρ than the flat one"] == word
 
 
@@ -348,7 +183,7 @@ def test_captions_say_what_is_not_as_in_the_paper():
     for facts in (record.configuration, trainings.configuration):
         assert unusual(facts) == ""
     other = CONFIGURATION | {"objective": "tcvae", "learned_variance": True}
-    found = _archives(
+    found = archives_of(
         beta=Record(record.arrays, other),
         trainings={"text": dataclasses.replace(trainings, configuration=other)},
     )
@@ -423,7 +258,3 @@ def test_a_damaged_archive_is_named(finished, tmp_path, capsys):
     assert "beta.h5 has no attack_error, " in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match=r"there is no .*none\.h5"):
         records.read(tmp_path / "none.h5")
-
-
-def _archives(**found):
-    return Archives(Path("made"), **found)
