@@ -19,14 +19,13 @@ _LARGE = 1000
 
 @dataclass(frozen=True)
 class Variable:
-    """What an array of a file is: its dimensions, units and a line of explanation.
+    """What an array of a file is: its dimensions and a line of explanation; none has a unit.
 
     An array whose only dimension has its own name is the coordinate of that dimension; every
     dimension has one.
     """
 
     dimensions: tuple[str, ...]
-    units: str
     long_name: str
 
 
@@ -60,7 +59,7 @@ def _write_one(file: h5py.File, name: str, variable: Variable, array: Any) -> No
     values = np.array(array, TEXT if isinstance(array, tuple) else None)
     large: dict[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher32": True}
     data = file.create_dataset(name, data=values, **(large if values.size > _LARGE else {}))
-    data.attrs.update(units=variable.units, long_name=variable.long_name)
+    data.attrs.update(units="1", long_name=variable.long_name)
     if variable.dimensions == (name,):
         data.make_scale(name)
         return

@@ -20,12 +20,12 @@ from .named_arrays import Variable
 # The two steps of the paper's Figure 2, in units of λη.
 DELTAS = (0.5223, 0.7443)
 LAYOUT = {
-    "row": Variable(("row",), "1", "what the images of a row are"),
-    "image": Variable(("image",), "1", "index of the original"),
-    "channel": Variable(("channel",), "1", "grey, or red, green and blue"),
-    "y": Variable(("y",), "1", "pixel, from the top"),
-    "x": Variable(("x",), "1", "pixel, from the left"),
-    "pixels": Variable(("row", "image", "channel", "y", "x"), "1", "the images, in [0, 1]"),
+    "row": Variable(("row",), "what the images of a row are"),
+    "image": Variable(("image",), "index of the original"),
+    "channel": Variable(("channel",), "grey, or red, green and blue"),
+    "y": Variable(("y",), "pixel, from the top"),
+    "x": Variable(("x",), "pixel, from the left"),
+    "pixels": Variable(("row", "image", "channel", "y", "x"), "the images, in [0, 1]"),
 }
 
 

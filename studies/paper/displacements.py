@@ -12,21 +12,17 @@ from .. import named_arrays
 from ..named_arrays import Variable
 
 LAYOUT = {
-    "clipping": Variable(("clipping",), "1", "whether perturbed images are clipped to [0, 1]"),
-    "attack": Variable(("attack",), "1", "how the step was found"),
-    "eps": Variable(("eps",), "input", "bound on the Euclidean norm of the step, before clipping"),
-    "sample": Variable(("sample",), "1", "index of the image in the held-out part of its data set"),
+    "clipping": Variable(("clipping",), "whether perturbed images are clipped to [0, 1]"),
+    "attack": Variable(("attack",), "how the step was found"),
+    "eps": Variable(("eps",), "bound on the Euclidean norm of the step, before clipping"),
+    "sample": Variable(("sample",), "index of the image in the held-out part of its data set"),
     "displacement": Variable(
         ("clipping", "attack", "eps", "sample"),
-        "latent",
         "Euclidean distance between the means of the perturbed and the original image",
     ),
-    "eigenvalue": Variable(
-        ("sample",), "latent^2 input^-2", "largest eigenvalue of the expected metric"
-    ),
+    "eigenvalue": Variable(("sample",), "largest eigenvalue of the expected metric"),
     "n_products": Variable(
         ("clipping", "attack", "eps"),
-        "1",
         "passes through the encoder per image, a gradient counting as two",
     ),
 }

@@ -84,47 +84,46 @@ def effort(images: int, *, quick: bool) -> Effort:
 
 
 COORDINATES = {
-    "sample": Variable(("sample",), "1", "index of the image in the held-out part of its data set"),
-    "rank": Variable(("rank",), "1", "rank of the eigenvalue, the largest being 1"),
-    "step": Variable(("step",), "1", "index of the step"),
-    "delta": Variable(("step",), "1", "step size δ; the step is δ λ^power along the eigenvector"),
-    "power": Variable(("step",), "1", "power of λ in the length of the step"),
-    "clipped": Variable(("step",), "1", "whether the perturbed image is clipped to [0, 1]"),
-    "marked": Variable(("marked",), "1", "index of the steps that attack_error is kept for"),
+    "sample": Variable(("sample",), "index of the image in the held-out part of its data set"),
+    "rank": Variable(("rank",), "rank of the eigenvalue, the largest being 1"),
+    "step": Variable(("step",), "index of the step"),
+    "delta": Variable(("step",), "step size δ; the step is δ λ^power along the eigenvector"),
+    "power": Variable(("step",), "power of λ in the length of the step"),
+    "clipped": Variable(("step",), "whether the perturbed image is clipped to [0, 1]"),
+    "marked": Variable(("marked",), "index of the steps that attack_error is kept for"),
 }
-_SLOPE, _SAMPLE, _CURVE = "latent^2 input^-2", ("sample",), ("rank", "step")
+_SAMPLE, _CURVE = ("sample",), ("rank", "step")
 MEASURED = {
-    "eigenvalues": Variable(("sample", "rank"), _SLOPE, "largest eigenvalues of the metric"),
+    "eigenvalues": Variable(("sample", "rank"), "largest eigenvalues of the metric"),
     "relative_residual": Variable(
-        _SAMPLE, "1", "largest of the norms of G v - lambda v, over the largest eigenvalue"
+        _SAMPLE, "largest of the norms of G v - lambda v, over the largest eigenvalue"
     ),
-    "trace": Variable(_SAMPLE, _SLOPE, "sum of all eigenvalues"),
-    "entropy": Variable(_SAMPLE, "nat", "entropy of the eigenvalues divided by their sum"),
-    "entropy_none": Variable(_SAMPLE, "nat", "entropy -sum(l log l), eigenvalues as they are"),
-    "entropy_max": Variable(_SAMPLE, "nat", "entropy, eigenvalues divided by the largest"),
-    "mean_radius": Variable(_SAMPLE, "latent input^-1", "largest singular value of J_mu"),
+    "trace": Variable(_SAMPLE, "sum of all eigenvalues"),
+    "entropy": Variable(_SAMPLE, "entropy in nats, eigenvalues divided by their sum"),
+    "entropy_none": Variable(_SAMPLE, "entropy -sum(l log l) in nats, eigenvalues as they are"),
+    "entropy_max": Variable(_SAMPLE, "entropy in nats, eigenvalues divided by the largest"),
+    "mean_radius": Variable(_SAMPLE, "largest singular value of J_mu"),
     "mean_entropy": Variable(
-        _SAMPLE, "nat", "entropy of the singular values of J_mu divided by the largest"
+        _SAMPLE, "entropy in nats, singular values of J_mu divided by the largest"
     ),
-    "entropy_error": Variable(_SAMPLE, "nat", "standard error of entropy"),
-    "pixel_variance": Variable((), "input^2", "variance over images of a pixel, mean over pixels"),
+    "entropy_error": Variable(_SAMPLE, "standard error of entropy"),
+    "pixel_variance": Variable((), "variance over images of a pixel, mean over pixels"),
     "reconstruction_error": Variable(
-        _SAMPLE, "input^2", "mean squared error of the reconstruction, over pixels"
+        _SAMPLE, "mean squared error of the reconstruction, over pixels"
     ),
     "attack_error": Variable(
         ("sample", "marked"),
-        "input^2",
         "mean squared difference of image and reconstruction after a step along eigenvector 1",
     ),
-    "attack_error_mean": Variable(_CURVE, "input^2", "attack error, mean over images"),
-    "attack_error_std": Variable(_CURVE, "input^2", "attack error, deviation over images"),
+    "attack_error_mean": Variable(_CURVE, "attack error, mean over images"),
+    "attack_error_std": Variable(_CURVE, "attack error, deviation over images"),
     "corrupted_error_mean": Variable(
-        _CURVE, "input^2", "mean squared error of the corrupted image's reconstruction, mean"
+        _CURVE, "mean squared error of the corrupted image's reconstruction, mean"
     ),
-    "latent_distance_mean": Variable(_CURVE, "latent", "distance of means of codes, mean"),
-    "latent_distance_std": Variable(_CURVE, "latent", "distance of means of codes, deviation"),
-    "norm": Variable(_CURVE, "input", "norm of the step before clipping, mean over images"),
-    "clipped_norm": Variable(_CURVE, "input", "norm of the step after clipping, mean over images"),
+    "latent_distance_mean": Variable(_CURVE, "distance of means of codes, mean"),
+    "latent_distance_std": Variable(_CURVE, "distance of means of codes, deviation"),
+    "norm": Variable(_CURVE, "norm of the step before clipping, mean over images"),
+    "clipped_norm": Variable(_CURVE, "norm of the step after clipping, mean over images"),
 }
 # Errors need three digits, no more.
 _SHORT = ("relative_residual", "entropy_error")

@@ -28,16 +28,15 @@ TOLERANCES = (0.3, 0.1, 0.03, 1e-2, 1e-3, 1e-4)
 STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 25, 50)
 QUICK_STEPS, QUICK_IMAGES = (2, 8), 20
 LAYOUT = {
-    "run": Variable(("run",), "1", "index of the run of an attack"),
-    "sample": Variable(("sample",), "1", "index of the image in the held-out part of its data set"),
-    "attack": Variable(("run",), "1", "how the step was found"),
-    "budget": Variable(("run",), "1", "steps of one start; for the eigenvector, the tolerance"),
+    "run": Variable(("run",), "index of the run of an attack"),
+    "sample": Variable(("sample",), "index of the image in the held-out part of its data set"),
+    "attack": Variable(("run",), "how the step was found"),
+    "budget": Variable(("run",), "steps of one start; for the eigenvector, the tolerance"),
     "n_products": Variable(
-        ("run",), "1", "passes through the encoder per image, a gradient counting as two"
+        ("run",), "passes through the encoder per image, a gradient counting as two"
     ),
     "displacement": Variable(
         ("run", "sample"),
-        "latent",
         "Euclidean distance between the means of the perturbed and the original image",
     ),
 }

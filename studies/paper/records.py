@@ -15,17 +15,17 @@ from .measurement import COORDINATES, MEASURED, Effort, Step, coordinates, measu
 from .vaes import Subject, Vaes
 
 _VAES = {
-    "vae": Variable(("vae",), "1", "index of the VAE"),
-    "beta": Variable(("vae",), "1", "weight of the Kullback-Leibler divergence in training"),
-    "mixup": Variable(("vae",), "1", "weight of the mixup penalty in training"),
-    "seed": Variable(("vae",), "1", "seed of the training"),
+    "vae": Variable(("vae",), "index of the VAE"),
+    "beta": Variable(("vae",), "weight of the Kullback-Leibler divergence in training"),
+    "mixup": Variable(("vae",), "weight of the mixup penalty in training"),
+    "seed": Variable(("vae",), "seed of the training"),
 }
 _ONE = COORDINATES | MEASURED
 LAYOUT = (
     COORDINATES
     | _VAES
     | {
-        key: Variable(("vae", *variable.dimensions), variable.units, variable.long_name)
+        key: Variable(("vae", *variable.dimensions), variable.long_name)
         for key, variable in MEASURED.items()
     }
 )

@@ -28,16 +28,14 @@ from .verdicts import collapsed
 
 NAMES = {"text": "", "code": " as in the authors' code"}  # of the forms of mixup
 LAYOUT = {
-    "training": Variable(("training",), "1", "index of the training"),
-    "score": Variable(("score",), "1", "what is averaged over images"),
-    "beta": Variable(("training",), "1", "weight of the Kullback-Leibler divergence"),
-    "mixup": Variable(("training",), "1", "weight of the mixup penalty"),
-    "seed": Variable(("training",), "1", "seed of the training"),
-    "mean": Variable(("training", "score"), "1", "mean of the score over images"),
-    "deviation": Variable(("training", "score"), "1", "standard deviation over images"),
-    "pixel_variance": Variable(
-        ("training",), "input^2", "variance over images of a pixel, mean over pixels"
-    ),
+    "training": Variable(("training",), "index of the training"),
+    "score": Variable(("score",), "what is averaged over images"),
+    "beta": Variable(("training",), "weight of the Kullback-Leibler divergence"),
+    "mixup": Variable(("training",), "weight of the mixup penalty"),
+    "seed": Variable(("training",), "seed of the training"),
+    "mean": Variable(("training", "score"), "mean of the score over images"),
+    "deviation": Variable(("training", "score"), "standard deviation over images"),
+    "pixel_variance": Variable(("training",), "variance over images of a pixel, mean over pixels"),
 }
 
 
