@@ -63,8 +63,9 @@ class CapturedLinearization:
 
     def restrict(self, index: slice | Tensor) -> "CapturedLinearization | Part | None":
         """That of some of the samples, without primal work; None if it has to be made anew."""
-        if is_launch_bound(self._x):
-            return Part(self, index)
+        part = Part.of(self, index) if is_launch_bound(self._x) else None
+        if part is not None:
+            return part
         chosen = copy.copy(self)
         chosen._x, chosen.y = self._x[index], self.y[index]
         chosen._samplewise = [tensor[index] for tensor in self._samplewise]

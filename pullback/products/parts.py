@@ -14,17 +14,26 @@ class Part:
 
     Args:
         whole: the derivative at the batch.
-        index: which of its samples, in order.
+        samples: which of its samples, each once: a product has one place for each.
     """
 
-    def __init__(self, whole: Linearization, index: slice | Tensor) -> None:
-        everywhere = torch.arange(len(whole.y), device=whole.y.device)
-        self._whole, self._samples = whole, everywhere[index]
-        self.y = whole.y[self._samples]
+    def __init__(self, whole: Linearization, samples: Tensor) -> None:
+        self._whole, self._samples = whole, samples
+        self.y = whole.y[samples]
 
-    def restrict(self, index: slice | Tensor) -> "Part":
-        """That of some of these samples."""
-        return Part(self._whole, self._samples[index])
+    @classmethod
+    def of(cls, whole: Linearization, index: slice | Tensor) -> "Part | None":
+        """The part at an index; None if a sample comes twice."""
+        return cls._of_distinct(whole, torch.arange(len(whole.y), device=whole.y.device)[index])
+
+    @classmethod
+    def _of_distinct(cls, whole: Linearization, samples: Tensor) -> "Part | None":
+        repeated = len(samples) > 1 and len(samples.unique()) < len(samples)
+        return None if repeated else cls(whole, samples)
+
+    def restrict(self, index: slice | Tensor) -> "Part | None":
+        """That of some of these samples; None if one comes twice."""
+        return self._of_distinct(self._whole, self._samples[index])
 
     def vjp(self, u: Tensor) -> Tensor:
         """Jᵀu: ``(B, M, C) → (B, N, C)``."""

@@ -192,6 +192,20 @@ def test_parts_of_a_small_batch_are_products_of_the_whole(recorder):
         assert sizes == {6}
 
 
+def test_a_sample_may_come_twice_in_a_part(recorder):
+    encoder = SmoothEncoder(20, 3, dtype=torch.float64).requires_grad_(False)
+    J = pb.jacobian(pb.as_map(encoder, returns="mean_logvar"), torch.rand(6, 20).double())
+    dense = J.to_dense()
+    for samples, again in (([0, 0], [1, 1, 0]), ([3, -1, 5], slice(1, 3)), ([1, 4], [1, 1])):
+        part, expected = J[samples], dense[samples]
+        v, u = torch.randn(len(samples), 20, 2).double(), torch.randn(len(samples), 6, 2).double()
+        torch.testing.assert_close(part @ v, expected @ v)
+        torch.testing.assert_close(part.mT @ u, expected.mT @ u)
+        part, expected = part[again], expected[again]
+        v = torch.randn(len(expected), 20, 2).double()
+        torch.testing.assert_close(part @ v, expected @ v)
+
+
 def test_scores_by_replays_are_those_without(recorder, monkeypatch, device):
     # In float64, as weights are not packed for oneDNN then.
     encoder = nn.Sequential(nn.Linear(30, 24), nn.Tanh(), nn.Linear(24, 16)).double()
