@@ -12,6 +12,7 @@ from linear_operator.operators import DenseLinearOperator, DiagLinearOperator, Z
 from torch import Tensor
 
 from .arguments import plain, require_finite
+from .products import full_precision
 
 NOT_FINITE = "the weight is NaN or infinite"
 # Rows up to which a tensor is looked at whole.
@@ -66,6 +67,7 @@ def weight_for(jacobian: LinearOperator, weight: Any, known: bool = False) -> Li
 
 
 @torch.no_grad()
+@full_precision()
 def require_semidefinite(weight: LinearOperator) -> None:
     """Refuse a weight ``(*batch, M, M)`` that is not finite, symmetric, positive semi-definite.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from linear_operator.operators import DenseLinearOperator
+from linear_operator.operators import DenseLinearOperator, RootLinearOperator
 from torch import Tensor, nn
 
 import pullback as pb
@@ -167,3 +167,10 @@ def test_operators_compute_in_full_precision():
         with torch.no_grad():
             product()
     assert precisions("cuda") == ["tf32"] * 3
+
+
+def test_weights_are_looked_at_in_full_precision():
+    root = torch.rand(2, 40, 20)
+    metric = pb.PullbackMetric(torch.rand(2, 40, 50), RootLinearOperator(root))
+    exact = metric.jacobian.to_dense().double().mT @ root.double()
+    torch.testing.assert_close(metric.to_dense().double(), exact @ exact.mT, rtol=1e-5, atol=0)
