@@ -49,4 +49,5 @@ class WarmStart:
         traces = batch.square().sum((-2, -1), keepdim=True)
         scaled = batch / torch.where(traces > 0, traces, 1.0).sqrt()
         gram = torch.einsum("bmr,bnr->mn", scaled, scaled)
-        self._total = gram if self._total is None else self._total + gram
+        # A map that is moved takes what is known of it along.
+        self._total = gram if self._total is None else self._total.to(gram.device) + gram

@@ -120,3 +120,12 @@ def test_a_tall_jacobian():
     for method in ("nystrom", "golub-kahan"):
         with pytest.raises(ValueError, match=f"'{method}' takes a weighted metric only if"):
             pb.eigsh(weighted, 4, method)
+
+
+def test_a_warm_start_goes_along_with_a_map_that_is_moved(device):
+    A = alike(4).float()
+    warm_start, known = pb.WarmStart(), torch.linalg.svdvals(A.cpu().double())[:, :3].square()
+    for J in (A.cpu(), A.to(device), A.cpu()):
+        pairs = pb.eigsh(pb.PullbackMetric(J), 3, "nystrom", warm_start=warm_start)
+        assert pairs.values.device == J.device
+        torch.testing.assert_close(pairs.values.cpu().double(), known, rtol=1e-5, atol=0)
