@@ -22,9 +22,11 @@ class _Call:
         checksums: of tensors, by where their numbers are. The tensors are held beside them, so that
             their memory is not given to others.
         found: whatever else need not be looked for twice.
+        mark: what stands for it where values outlive it, which must not hold all of the above.
     """
 
     def __init__(self) -> None:
+        self.mark = object()
         self.checksums: dict[Hashable, tuple[Tensor, Hashable]] = {}
         self.found: dict[Hashable, Any] = {}
 
@@ -71,7 +73,7 @@ class _Entry(Generic[Value]):
     places: list[tuple[int, int]]
     checksums: list[Hashable]
     value: Value
-    compared_in: _Call | None
+    compared_in: object | None  # the mark of a call
 
 
 class Recent(Generic[Value]):
@@ -92,10 +94,10 @@ class Recent(Generic[Value]):
 
     def find(self, tensors: Sequence[Tensor]) -> Value | None:
         """The value made from these tensors, if it is remembered."""
-        call, first = _CALL.get(), _places_of(tensors[:1])
+        mark, first = _mark_of_call(), _places_of(tensors[:1])
         for entry in reversed(self._entries):
             # Asked before every product, for all parameters of a map.
-            if call is not None and entry.compared_in is call and _are_identical(tensors, entry):
+            if mark and entry.compared_in is mark and _are_identical(tensors, entry):
                 return entry.value
             if (
                 first == entry.places[:1]
@@ -108,17 +110,17 @@ class Recent(Generic[Value]):
     def add(self, tensors: Sequence[Tensor], value: Value) -> Value:
         """Remember a value; it is returned."""
         sums = _checksums_in_call(tensors)
-        entry = _Entry(tensors, _places_of(tensors), sums, value, _CALL.get())
+        entry = _Entry(tensors, _places_of(tensors), sums, value, _mark_of_call())
         self._entries = [*self._entries, entry][-self._size :]
         return value
 
     def _is_unchanged(self, entry: _Entry[Value]) -> bool:
-        call = _CALL.get()
-        if call is None or entry.compared_in is not call:
+        mark = _mark_of_call()
+        if mark is None or entry.compared_in is not mark:
             if entry.checksums != _checksums_in_call(entry.tensors):
                 self._entries = [other for other in self._entries if other is not entry]
                 return False
-            entry.compared_in = call
+            entry.compared_in = mark
         return True
 
 
@@ -175,6 +177,11 @@ class RecentLinearizations:
 
     def __deepcopy__(self, memo: dict) -> "RecentLinearizations":
         return RecentLinearizations()
+
+
+def _mark_of_call() -> object | None:
+    call = _CALL.get()
+    return None if call is None else call.mark
 
 
 def _checksums_in_call(tensors: Sequence[Tensor]) -> list[Hashable]:

@@ -1,6 +1,8 @@
 """What holds during one call of the library."""
 
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -32,3 +34,15 @@ def test_an_input_that_requires_grad_gives_one_warning(name):
     (warning,) = caught
     assert str(warning.message).startswith(f"{name} is not differentiable")
     assert warning.filename == __file__
+
+
+@pytest.mark.parametrize(
+    "read", [lambda G: pb.eigsh(G, 2), lambda G: G @ torch.ones(3, 6, 1)], ids=["solver", "product"]
+)
+def test_nothing_is_held_of_a_map_and_its_batch_that_nobody_uses(read):
+    x, net = torch.rand(3, 6), nn.Linear(6, 4).requires_grad_(False)
+    alive = [weakref.ref(thing) for thing in (x, net, net.weight)]
+    read(pb.expected_metric(net, x))
+    del x, net
+    gc.collect()
+    assert [thing() for thing in alive] == [None] * 3
