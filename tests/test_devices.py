@@ -1,7 +1,11 @@
 """What moves between devices, and what is said of a tensor that does not. No GPU is needed."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from linear_operator.operators import DenseLinearOperator
@@ -11,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pullback as pb
+from pullback.archive import read_manifest
 from pullback.attacks import PGDAttack
 from pullback.eigen import METHODS, dense
 from pullback.eigen.dense import (
@@ -23,6 +28,7 @@ from pullback.eigen.dense import (
     tridiagonal_eigh,
 )
 from tests.conftest import dense_jacobian
+from tests.emulation import is_emulated
 
 
 def moved() -> dict[str, pb.PullbackMetric]:
@@ -94,6 +100,26 @@ def test_vectors_on_another_device_are_refused():
     for operator in (metric, metric.jacobian):
         with pytest.raises(ValueError, match=r"vectors are on meta but the operator on .*; move"):
             operator @ torch.rand(2, 6, 1, device="meta")
+
+
+def test_the_file_of_an_encoder_may_bring_its_device(device, tmp_path):
+    if not is_emulated():
+        pytest.skip("needs a device that PyTorch does not know by itself")
+    (tmp_path / "encoders.py").write_text(
+        f"import {device.type}\nfrom torch import nn\ndef net(): return nn.Linear(6, 4)\n"
+    )
+    np.savez(tmp_path / "data.npz", images=np.random.default_rng(0).random((9, 6)))
+    command = ["score", "--encoder", "encoders.py:net", "--data", "data.npz", "--out", "run"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "pullback", *command, "--device", str(device)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_manifest(tmp_path / "run")["data"]["count"] == 9
 
 
 class OnTheHost(TorchDispatchMode):

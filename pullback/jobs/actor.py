@@ -16,7 +16,6 @@ import torch
 from ..archive.configuration import find_differences
 from ..archive.manifest import read_manifest
 from ..archive.shards import find_shard
-from ..arguments import usable_device
 from ..metrics import Encoder
 from .encoders import EncoderSpec, make_encoder
 from .images import Images
@@ -77,13 +76,14 @@ class Worker:
         os.chdir(assignment.folder)
         torch.set_num_threads(assignment.threads)
         self._assignment = assignment
-        self._device = usable_device(assignment.device)
         self._batch_size = assignment.batch_size
         _require_shared(assignment)
         images: Images = _unpack("the images", assignment.images)
         encoder: Encoder | EncoderSpec = _unpack("the encoder", assignment.encoder)
         self._images = images
-        self._encoder, provenance = make_encoder(encoder, self._device, assignment.provenance)
+        self._encoder, self._device, provenance = make_encoder(
+            encoder, assignment.device, assignment.provenance
+        )
         own = prepare(
             self._encoder,
             images,

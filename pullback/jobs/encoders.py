@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..arguments import plain
+from ..arguments import plain, usable_device
 from ..maps import Map, Pick, as_map
 from ..metrics import Encoder
 from .factories import call_factory
@@ -54,17 +54,22 @@ class EncoderSpec:
 
 
 def make_encoder(
-    encoder: Encoder | EncoderSpec, device: torch.device, provenance: dict[str, Any]
-) -> tuple[Map, dict[str, Any]]:
-    """The map, with all its modules on a device, and what is known of it beside ``provenance``."""
+    encoder: Encoder | EncoderSpec, device: str, provenance: dict[str, Any]
+) -> tuple[Map, torch.device, dict[str, Any]]:
+    """The map, with all its modules on a device, and what is known of it beside ``provenance``.
+
+    Raises:
+        ValueError: PyTorch cannot use the device, after what the encoder's file has imported.
+    """
     if isinstance(encoder, EncoderSpec):
         made, found = encoder.load()
         provenance = found | provenance
     else:
         made = as_map(encoder)
+    target = usable_device(device)
     for module in made.modules():
-        module.to(device)
-    return made, provenance
+        module.to(target)
+    return made, target, provenance
 
 
 def load_decoder(spec: str, weights: str | Path | None = None) -> Map:

@@ -14,7 +14,7 @@ from ..archive.reading import verify
 from ..archive.run import is_merged
 from ..archive.run import merge as merge_shards
 from ..archive.shards import Shard, list_shards
-from ..arguments import require_integer, usable_device
+from ..arguments import require_integer
 from ..metrics import Encoder
 from .actor import Assignment
 from .datasets import from_dataset
@@ -99,8 +99,8 @@ def score_images(
     team = None if workers is None else workers.on(device)
     packed = pack(encoder=encoder, images=images) if team else {}
     # Where there are workers, this process computes next to nothing.
-    target = usable_device("cpu" if team else device)
-    made, facts = make_encoder(encoder, target, provenance or {})
+    here = "cpu" if team else device
+    made, target, facts = make_encoder(encoder, here, provenance or {})
     manifest = prepare(
         made, images, settings, shard_size=shard_size, device=target, provenance=facts
     )
