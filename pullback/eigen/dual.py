@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..arguments import require_finite
 from ..operators import PullbackMetric
-from ..products import MAX_BLOCK
+from ..products import max_block
 from ..sampling import SampleStreams
 from .dense import descending_eigh, first_columns, square_root, svd
 from .records import Candidates, SolverResult, Spectrum
@@ -28,7 +28,7 @@ def dual(metric: PullbackMetric, request: Request, streams: SampleStreams) -> So
     solve_group = _from_rows if rows <= columns else _from_columns
     if request.triplets:
         solve_group = _from_all
-    size = max(1, MAX_BLOCK // (rows * columns))
+    size = max(1, max_block(metric.device) // (rows * columns))
     if size < metric.shape[0]:
         metric.jacobian.linearize()
     groups = [

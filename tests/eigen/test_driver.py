@@ -8,10 +8,11 @@ from linear_operator.operators import DenseLinearOperator
 from torch import Tensor, nn
 
 import pullback as pb
+from pullback.eigen.dense import descending_eigh
 from pullback.eigen.driver import SOLVERS, find_pairs, solve
 from pullback.eigen.records import Candidates
 from pullback.eigen.request import Request
-from pullback.products import is_launch_bound, linearize
+from pullback.products import is_launch_bound, linearize, max_block
 from pullback.sampling import SampleStreams
 from tests.eigen.test_eigsh import geometric, with_spectrum
 
@@ -111,3 +112,18 @@ def test_dual_does_the_primal_work_of_a_batch_once(monkeypatch):
     assert sizes == [8] or is_launch_bound(x)
     alone = pb.score(encoder, x[5:6], method="dual")
     torch.testing.assert_close(scores.eigenvalues[5:6], alone.eigenvalues)
+
+
+def test_dual_takes_samples_together_as_far_as_the_device_has_room(monkeypatch):
+    rows, columns, groups = 3, max_block(torch.device("cpu")) // 4, []
+
+    def decompose(gram: Tensor) -> tuple[Tensor, Tensor]:
+        groups.append(len(gram))
+        return descending_eigh(gram)
+
+    monkeypatch.setattr("pullback.eigen.dual.descending_eigh", decompose)
+    J = torch.rand(3, rows, columns)
+    pairs = pb.eigsh(pb.PullbackMetric(J), 1, "dual")
+    exact = torch.linalg.svdvals(J.cpu().double())[:, :1].square()
+    torch.testing.assert_close(pairs.values.double(), exact, rtol=1e-5, atol=0)
+    assert groups == ([1, 1, 1] if J.device.type == "cpu" else [3])
