@@ -207,7 +207,8 @@ class PullbackMetric(OperatorOfProducts):
 
     Raises:
         TypeError: the weight is no operator or tensor, or of another dtype than the Jacobian.
-        ValueError: the shapes do not match; the weight is NaN, not symmetric, or indefinite.
+        ValueError: the shapes or devices do not match; the weight is NaN, not symmetric, or
+            indefinite.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ def weight_for(jacobian: LinearOperator, weight: Any, known: bool = False) -> Li
 
     Raises:
         TypeError: it is neither an operator nor a tensor, or of another dtype.
-        ValueError: the shapes do not match, or see :func:`require_semidefinite`.
+        ValueError: shapes or devices do not match, or see :func:`require_semidefinite`.
     """
     if not isinstance(weight, LinearOperator | Tensor):
         raise TypeError(
@@ -52,6 +52,11 @@ def weight_for(jacobian: LinearOperator, weight: Any, known: bool = False) -> Li
         raise TypeError(
             f"the weight must be {plain(jacobian.dtype)} as the Jacobian is, got "
             f"{plain(weight.dtype)}"
+        )
+    # An identity, or zeros, may be on no device.
+    if None not in (weight.device, jacobian.device) and weight.device != jacobian.device:
+        raise ValueError(
+            f"the weight is on {weight.device} but the Jacobian on {jacobian.device}; move one"
         )
     operator = to_linear_operator(weight)
     if isinstance(operator, ZeroLinearOperator):  # its products are none of tensors

@@ -95,6 +95,23 @@ def test_a_tensor_that_a_metric_leaves_behind_is_named():
             metric @ torch.rand(2, 6, 1, device="meta")
 
 
+def test_a_weight_on_another_device_is_refused():
+    weight = torch.eye(4, device="meta")
+    with pytest.raises(ValueError, match=r"the weight is on meta but the Jacobian on .*; move one"):
+        pb.PullbackMetric(torch.rand(2, 4, 6), weight)
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_outputs_on_another_device_are_refused(name):
+    def encode(x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = NET(x), NET(x).exp()
+        return (mean.to("meta"), std) if name == "mean" else (mean, std.to("meta"))
+
+    encoder = pb.as_map(encode, "mean_std")
+    with pytest.raises(TypeError, match=f"the map's {name} is on meta for inputs on .*; make it"):
+        pb.score(encoder, torch.rand(2, 6), k=2)
+
+
 def test_vectors_on_another_device_are_refused():
     metric = pb.expected_metric(NET, torch.rand(2, 6))
     for operator in (metric, metric.jacobian):

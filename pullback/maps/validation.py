@@ -249,6 +249,11 @@ def _check_outputs(outputs: Outputs, x: Tensor) -> None:
                 f"the map's {name} is {plain(value.dtype)} for {plain(x.dtype)} inputs; "
                 "it must keep the dtype"
             )
+        if value.device != x.device:
+            raise TypeError(
+                f"the map's {name} is on {value.device} for inputs on {x.device}; make it there, "
+                "as with device=x.device"
+            )
         if not value.isfinite().all():
             message = f"the map's {name} holds NaN or infinite values for a finite input"
             raise NotFiniteError(message)
