@@ -159,8 +159,10 @@ class Reader:
             return
         self._ranges[:] = ranges
         try:
-            # A thread of PyTorch pins what has been read, for the device that is current now.
-            with nullcontext() if self._gpu is None else torch.cuda.device(self._gpu):
+            # A thread of PyTorch pins what has been read, for the device that is current now. Seeds
+            # are drawn by a generator on the host, whatever device tensors are made on by default.
+            gpu = nullcontext() if self._gpu is None else torch.cuda.device(self._gpu)
+            with gpu, torch.device("cpu"):
                 self._iterator = iter(self._loader)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise TypeError(

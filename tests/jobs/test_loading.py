@@ -67,6 +67,15 @@ def test_labels_that_come_with_the_images(tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_what_is_made_on_another_device_by_default(tmp_path):
+    encoder, images = linear(3), torch.rand(17, 3)
+    for loaders in (0, 1):
+        with torch.device("meta"):
+            folder, dataset = tmp_path / str(loaders), TensorDataset(images)
+            pb.score_images(encoder, dataset, folder, Settings(k=2), loaders=loaders)
+    equal(tmp_path / "0", tmp_path / "1")
+
+
 def test_a_file_that_another_process_cannot_read(place, capsys):
     save_pictures(place / "folder", 9)
     (place / "folder" / "6.png").write_bytes(b"no image")
