@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -134,17 +135,18 @@ class Reader:
         self._iterator: Any = None
         self._loader: DataLoader[Batch] | None = None
         if loaders:
-            self._loader = DataLoader(
-                _Batches(images),
-                batch_size=None,
-                sampler=self._ranges,
-                num_workers=loaders,
-                collate_fn=_as_it_is,
-                pin_memory=self._gpu is not None,
-                worker_init_fn=_stay_quiet,
-                generator=torch.Generator(),  # else it draws from the one of all
-                persistent_workers=True,
-            )
+            with _as_many_as_wanted():
+                self._loader = DataLoader(
+                    _Batches(images),
+                    batch_size=None,
+                    sampler=self._ranges,
+                    num_workers=loaders,
+                    collate_fn=_as_it_is,
+                    pin_memory=self._gpu is not None,
+                    worker_init_fn=_stay_quiet,
+                    generator=torch.Generator(),  # else it draws from the one of all
+                    persistent_workers=True,
+                )
 
     def read(self, ranges: Iterable[Range]) -> Iterator[Batch]:
         """Batches in this order.
@@ -162,7 +164,7 @@ class Reader:
             # A thread of PyTorch pins what has been read, for the device that is current now. Seeds
             # are drawn by a generator on the host, whatever device tensors are made on by default.
             gpu = nullcontext() if self._gpu is None else torch.cuda.device(self._gpu)
-            with gpu, torch.device("cpu"):
+            with gpu, torch.device("cpu"), _as_many_as_wanted():
                 self._iterator = iter(self._loader)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise TypeError(
@@ -189,6 +191,14 @@ class Reader:
         except RuntimeError as error:
             if not tells_of_an_end(error):
                 raise
+
+
+@contextmanager
+def _as_many_as_wanted() -> Iterator[None]:
+    """PyTorch warns of more processes than there are cores, but the user has said how many."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        yield
 
 
 def tells_of_an_end(error: Exception) -> bool:

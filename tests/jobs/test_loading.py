@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, TensorDataset, get_worker_info
 import pullback as pb
 from pullback import archive
 from pullback.jobs import Images, Settings, open_images
-from pullback.jobs.loading import choose_loaders, cut, reading
+from pullback.jobs.loading import choose_loaders, cut, reading, usable_cores
 from tests.shell import names, refused, run, score
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def equal(a, b):
         np.testing.assert_array_equal(column, b[name])
 
 
-@pytest.mark.parametrize("loaders", [1, 2])
+@pytest.mark.parametrize("loaders", [1, 2, usable_cores() + 1])
 def test_files_that_other_processes_read(place, loaders):
     """Across shards, with labels, names, and an image that is skipped."""
     save_pictures(place / "folder", 23)
