@@ -186,6 +186,7 @@ class CapturedFunction:
             [_find_growth(*values) for values in zip(*pair, strict=True)]
             for pair in zip(*intermediates[:2], strict=True)
         ]
+        self._has_places = self._reads_places(intermediates[1], vectors, expected[1:])
         self.jvp, self.vjp = (
             record_products(
                 _take_columns(part, Intermediates(both), vector, wanted),
@@ -255,12 +256,30 @@ class CapturedFunction:
         ``extra`` is the number of samples that this makes more (it is negative if they get fewer).
         None if what belongs to which sample cannot be told.
         """
-        if any(growth is None for part in self._growth for growth in part):
+        unclear = any(growth is None for part in self._growth for growth in part)
+        if unclear or self._has_places:
             return None
         return [
             Intermediates(_choose(*pair, index, extra) for pair in zip(values, growth, strict=True))
             for values, growth in zip(intermediates, self._growth, strict=True)
         ]
+
+    def _reads_places(
+        self, three: Sequence[Any], vectors: list[Tensor], expected: Sequence[Tensor]
+    ) -> bool:
+        """Whether what is known of a sample holds at its own place in the batch only.
+
+        Such are ``torch.arange(len(x))`` and what else numbers the samples.
+        """
+        self._has_places = False
+        index = torch.tensor([1, 1, 0], device=vectors[0].device)  # all places are those of three
+        chosen = self.restrict(list(map(Intermediates, three)), index, 0)
+        return chosen is not None and not all(
+            is_close(part(*values, vector[index]), wanted[index])
+            for part, values, vector, wanted in zip(
+                self.parts, chosen, vectors, expected, strict=True
+            )
+        )
 
     def _require_close(self, a: Tensor, b: Tensor) -> None:
         if not is_close(a, b):

@@ -285,3 +285,27 @@ def test_some_samples_of_a_linearisation(index):
 def test_a_function_of_the_size_of_the_batch(function):
     with pytest.raises(ValueError, match="another result in a batch than alone"):
         linearize(function, torch.rand(8, 3), [], [], None, nn.Identity())
+
+
+def places(x: Tensor) -> Tensor:
+    return torch.arange(len(x), device=x.device)
+
+
+NUMBERING: dict[str, Callable[[Tensor], Tensor]] = {
+    "index_select": lambda x: x.index_select(0, places(x)) ** 2,
+    "gather": lambda x: x.gather(0, places(x)[:, None].expand_as(x)) ** 2,
+    "embedding": lambda x: nn.functional.embedding(places(x), x) ** 2,
+    "index_add": lambda x: torch.zeros_like(x).index_add(0, places(x), x**2),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERING)
+def test_maps_that_number_the_samples_of_a_batch(name):
+    x = torch.rand(6, 5)
+    J = pb.jacobian(NUMBERING[name], x)
+    v, dense = torch.rand(6, 5, 2), torch.diag_embed(2 * x)
+    torch.testing.assert_close(J @ v, dense @ v)  # which is remembered
+    for samples in ([1, 0], [0, 0, 1], [4, 1], [5]):
+        some = torch.rand(len(samples), 5, 2)
+        torch.testing.assert_close(J[samples] @ some, dense[samples] @ some)
+        torch.testing.assert_close(J[samples].mT @ some, dense[samples] @ some)
