@@ -53,15 +53,15 @@ def weight_for(jacobian: LinearOperator, weight: Any, known: bool = False) -> Li
             f"the weight must be {plain(jacobian.dtype)} as the Jacobian is, got "
             f"{plain(weight.dtype)}"
         )
-    # An identity, or zeros, may be on no device.
-    if None not in (weight.device, jacobian.device) and weight.device != jacobian.device:
-        raise ValueError(
-            f"the weight is on {weight.device} but the Jacobian on {jacobian.device}; move one"
-        )
     operator = to_linear_operator(weight)
     if isinstance(operator, ZeroLinearOperator):  # its products are none of tensors
         zeros = torch.zeros(operator.shape[:-1], dtype=jacobian.dtype, device=jacobian.device)
         operator = DiagLinearOperator(zeros)
+    # An identity may be on no device.
+    if None not in (operator.device, jacobian.device) and operator.device != jacobian.device:
+        raise ValueError(
+            f"the weight is on {operator.device} but the Jacobian on {jacobian.device}; move one"
+        )
     if not known:
         # Kernels of gpytorch, on their own or in a sum, have products only after this.
         operator = operator.representation_tree()(*operator.representation())
