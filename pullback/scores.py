@@ -111,7 +111,7 @@ def score(
         differentiable: whether autograd shall know the derivatives of ``eigenvalues`` and of the
             scores (all that is ``(B,)`` and no error) with respect to x and to whatever encoder
             and decoder depend on. Values stay the same. It takes as many products more as there are
-            known eigenvalues, and the memory of their graph. ``backward`` itself runs outside of the
+            known eigenvalues, and the memory of their graph. ``backward`` runs outside of the
             library, in the precision that PyTorch is set to: on a GPU, convolutions are in TF32
             unless ``torch.backends.cudnn.allow_tf32`` is off, and gradients are off by 1e-4.
 
