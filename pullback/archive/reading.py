@@ -61,7 +61,7 @@ def tables(
                 part = range(start, min(start + step, wanted.stop))
                 yield {name: _read_part(datasets, layout, name, part) for name in names}
     if not own:
-        raise ValueError(f"{path} belongs to another run; delete it, and give the command again")
+        raise ValueError(f"{path} belongs to another run")
 
 
 def origin_of(path: Path) -> Origin:
