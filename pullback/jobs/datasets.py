@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from .factories import call_factory
-from .images import BadImageError, Images, as_labels, stored_dtype
+from .images import BadImageError, Images, as_labels, find_first, stored_dtype
 from .pixels import Framing
 
 
@@ -80,17 +80,10 @@ class _Items:
 
     def __init__(self, dataset: Any, name: str, framing: Framing, skip_bad: bool) -> None:
         self._dataset, self._name, self._framing = dataset, name, framing
-        self.first_place, self.first = self._find_first(skip_bad)
+        self.first_place, self.first = find_first(
+            range(len(dataset)), self.read_one, f"items of {name}", skip_bad=skip_bad
+        )
         self.labels = None if self.first.label is None else np.full(len(dataset), -1, np.int64)
-
-    def _find_first(self, skip_bad: bool) -> tuple[int, _Item]:
-        for i in range(len(self._dataset)):
-            try:
-                return i, self.read_one(i)
-            except BadImageError:
-                if not skip_bad:
-                    raise
-        raise ValueError(f"none of the items of {self._name} can be read")
 
     def read(self, start: int, stop: int) -> NDArray:
         """Pixels of some items; their labels are noted."""

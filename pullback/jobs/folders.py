@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .images import BadImageError, Images, Stamp, require_unchanged
+from .images import BadImageError, Images, Stamp, find_first, require_unchanged
 from .lists import choose_split, read_labels, read_list
 from .pixels import EXTENSIONS, Format, Framing, opened
 
@@ -92,7 +92,12 @@ def _open_files(path: Path, folder: Path, files: list[_Listed], options: FolderO
     """Image files in this order, called by their place in the folder."""
     framing = options.framing
     paths = [file.path for file in files]
-    one, first = _find_first(path, paths, options)
+    one, first = find_first(
+        paths,
+        lambda file: _format_of(file, framing),
+        f"{len(paths)} images of {path}",
+        skip_bad=options.skip_bad,
+    )
 
     def read(start: int, stop: int) -> NDArray[np.uint8]:
         return np.stack([_read_one(file, framing, one, first) for file in files[start:stop]])
@@ -156,17 +161,11 @@ def _hash_lines(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _find_first(path: Path, paths: Sequence[Path], options: FolderOptions) -> tuple[Path, Format]:
-    """What all images must be, by the header of the first; which one that is."""
-    for file in paths:
-        try:
-            with opened(file) as image:
-                header = image
-            return file, options.framing.format_of(header, file)
-        except BadImageError:
-            if not options.skip_bad:
-                raise
-    raise ValueError(f"none of the {len(paths)} images of {path} can be read")
+def _format_of(file: Path, framing: Framing) -> Format:
+    """What all images must be, by the header of one."""
+    with opened(file) as image:
+        header = image
+    return framing.format_of(header, file)
 
 
 def _read_one(file: _Listed, framing: Framing, other: Path, first: Format) -> NDArray[np.uint8]:

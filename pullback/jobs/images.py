@@ -2,15 +2,19 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+Place = TypeVar("Place")
+Found = TypeVar("Found")
 
 
 class BadImageError(ValueError):
@@ -199,6 +203,24 @@ def as_labels(values: Sequence[int] | NDArray[np.integer], what: str | Path) -> 
         if not limits.min <= label <= limits.max:
             raise ValueError(f"{what} has the label {label}; labels are integers of 64 bits")
     return np.array(values, np.int64)
+
+
+def find_first(
+    places: Iterable[Place], read: Callable[[Place], Found], all_of_them: str, *, skip_bad: bool
+) -> tuple[Place, Found]:
+    """The first place where there is something to read, and what: all others must be like it.
+
+    Raises:
+        BadImageError: what is there cannot be read, unless such places are skipped.
+        ValueError: all are skipped.
+    """
+    for place in places:
+        try:
+            return place, read(place)
+        except BadImageError:
+            if not skip_bad:
+                raise
+    raise ValueError(f"none of the {all_of_them} can be read")
 
 
 def _hash_arrays(*arrays: NDArray | None) -> str:
