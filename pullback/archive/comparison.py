@@ -87,7 +87,8 @@ def compare(a: str | Path, b: str | Path, *, seed: int = 0) -> Comparison:
         FileNotFoundError: one is no run.
         ValueError: a file is damaged, or the runs have no score in common.
     """
-    paired, reason = _same_images(a, b)
+    runs = [(run, read_manifest(run)) for run in (a, b)]
+    paired, reason = _same_images(*runs)
     tables = [read(run, ["sample", *_SCORES]) for run in (a, b)]
     if not all(tables):
         empty = next(run for run, table in zip((a, b), tables, strict=True) if not table)
@@ -97,7 +98,7 @@ def compare(a: str | Path, b: str | Path, *, seed: int = 0) -> Comparison:
         _, in_one, in_two = np.intersect1d(one["sample"], two["sample"], return_indices=True)
         one = {name: column[in_one] for name, column in one.items()}
         two = {name: column[in_two] for name, column in two.items()}
-    names = _find_comparable(a, b)
+    names = _find_comparable(*(manifest["score"]["k"] for _, manifest in runs))
     pairs = {name: (one[name].astype(float), two[name].astype(float)) for name in names}
     found = [_difference(name, *pair, paired, seed) for name, pair in pairs.items()]
     differences = [difference for difference in found if difference is not None]
@@ -106,20 +107,19 @@ def compare(a: str | Path, b: str | Path, *, seed: int = 0) -> Comparison:
     return Comparison(differences, paired, reason)
 
 
-def _find_comparable(a: str | Path, b: str | Path) -> list[str]:
-    """The scores that mean the same in both runs."""
-    ks = [read_manifest(run)["score"]["k"] for run in (a, b)]
-    if ks[0] == ks[1]:
+def _find_comparable(k: int, other: int) -> list[str]:
+    """The scores that mean the same in runs of so many eigenpairs."""
+    if k == other:
         return _SCORES
-    log.warning("%s is of k eigenvalues, and left out: k was %d and is %d", _OF_K, *ks)
+    log.warning("%s is of k eigenvalues, and left out: k was %d and is %d", _OF_K, k, other)
     return [name for name in _SCORES if name != _OF_K]
 
 
-def _same_images(a: str | Path, b: str | Path) -> tuple[bool, str]:
+def _same_images(a: _Run, b: _Run) -> tuple[bool, str]:
     """Whether two runs are of the same images, and how that is known."""
-    one, two = read_manifest(a), read_manifest(b)
+    (_, one), (_, two) = a, b
     if one["shard_size"] == two["shard_size"] and one["data"]["count"] == two["data"]["count"]:
-        same = _have_same_checksums((a, one), (b, two))
+        same = _have_same_checksums(a, b)
         if same is not None:
             which = "the same checksum" if same else "different checksums"
             return same, f"their pixels, as read, have {which}"
