@@ -50,6 +50,12 @@ def fast(monkeypatch):
     hurry(monkeypatch)
 
 
+@pytest.fixture
+def quick_curves(monkeypatch):
+    """Curves over β that are fitted in a few steps."""
+    monkeypatch.setattr(gp, "STEPS", 10)
+
+
 def hurry(patch):
     patch.setattr(vaes, "EPOCHS", 2)
     patch.setattr(measurement, "QUICK_IMAGES", 12)

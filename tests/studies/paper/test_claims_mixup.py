@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from studies.paper import claims, gp
+from studies.paper import claims
 from studies.paper.mixup import matches, same_beta
 from studies.paper.records import Record
 from studies.paper.verdicts import CONDITIONAL, CONFIRMED, REFUTED, UNDECIDED
@@ -19,10 +19,7 @@ from tests.studies.paper.made import (
     verdicts,
 )
 
-
-@pytest.fixture(autouse=True)
-def quick_curves(monkeypatch):
-    monkeypatch.setattr(gp, "STEPS", 10)
+pytestmark = pytest.mark.usefixtures("quick_curves")
 
 
 def test_mixup_is_matched_by_reconstruction():

@@ -29,10 +29,7 @@ from tests.studies.paper.made import (
 )
 from tests.studies.shell import run
 
-
-@pytest.fixture(autouse=True)
-def quick_curves(monkeypatch):
-    monkeypatch.setattr(gp, "STEPS", 10)
+pytestmark = pytest.mark.usefixtures("quick_curves")
 
 
 @pytest.mark.parametrize(("power", "verdict"), [(-1, CONFIRMED), (0, UNDECIDED), (1, REFUTED)])
